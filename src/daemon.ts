@@ -5,7 +5,7 @@
  *                            ├─ decide (core/chat.ts) ────┤
  *   Claude ─follow──▶ log ───┘                            └─▶ outbox ─send───▶ Signal
  *
- * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as it is known who we are.
+ * The connection (state machine) opens the gates: receive from SYNCING on, send in CONNECTED, follow as soon as the account is known.
  */
 import mitt from "mitt";
 import type { Line } from "./claude/line.ts";
@@ -36,7 +36,7 @@ export type DaemonDeps = Machine & {
   readonly log: Log;
   readonly clock: Clock;
   readonly random: Random;
-  /** What tells one network from another (names and addresses of the interfaces); changes reconnect at once. */
+  /** Tells one network from another (names and addresses of the interfaces); a change reconnects at once. */
   readonly networkKey: () => string;
   /** Builds the adapters that the settings name; tests and the demo hand in their own. */
   readonly buildTransport: (store: Store) => Promise<Transport>;
@@ -50,7 +50,7 @@ export interface Daemon {
   /** Null while the process does its work and Signal has shown within `staleAfter` that it delivers, else what is wrong. */
   health(): string | null;
   isReady(): boolean;
-  /** Rows were added from outside the loops. */
+  /** Wakes the loops after rows were added from outside of them. */
   wake(): void;
   /** Skips the wait; also tries a halted line and a paused outbox once. */
   reconnect(): void;
@@ -59,9 +59,9 @@ export interface Daemon {
   readonly store: Store;
   readonly line: Line;
   readonly transport: Transport;
-  /** What happens, as it happens: to show, never to decide. */
+  /** Events as they happen: to show, never to decide. */
   readonly notices: NoticeBus;
-  /** Stops receiving, finishes or cancels turns and drains the outbox within `drainMs`, closes within five seconds more, whatever hangs. Safe to call twice. */
+  /** Stops receiving, ends or cancels turns and drains the outbox within `drainMs`; closes within five seconds more. Safe to call twice. */
   stop(): Promise<void>;
   /** Resolves to the exit code when the daemon has ended. */
   readonly finished: Promise<number>;
@@ -74,7 +74,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
   try {
     const transport = await deps.buildTransport(store);
     const line = await deps.buildLine(store);
-    // A project that is worked on with it may come while this runs.
+    // A project that is worked on with the owner's own program may be added while this runs.
     const codeLine = line.name === ownProgram ? undefined : await deps.buildCodeLine?.();
     const lineOf: Bridge["lineOf"] = ({ backend }) => (backend === ownProgram ? (codeLine ?? line) : line);
     recoverOutbox(store, transport, log);
@@ -85,7 +85,7 @@ export async function startDaemon(config: Config, deps: DaemonDeps): Promise<Dae
   }
 }
 
-/** Sends that were under way when the last run ended: their outcome is unknown, and they go out again. */
+/** Queues sends again that were under way when the last run ended, since their outcome is unknown. */
 function recoverOutbox(store: Store, transport: Transport, log: Log): void {
   const rows = store.db.transaction(() => {
     const rows = store.outbox.recover();
@@ -124,7 +124,7 @@ function wire(base: Base): Daemon {
       const startedStop = clock.monotonic();
       stopping.abort();
       const kill = clock.sleep(config.limits.drainMs, killing.signal).then(() => killing.abort());
-      // With a database that cannot be read there is nothing to wait for: what it holds is done after the next start.
+      // A database that cannot be read shows no work to wait for: the next start does what it holds.
       await drain(loops, store, clock, killing.signal).catch((error: unknown) => {
         if (!(error instanceof BridgeError)) throw error;
         log.warn("stopping without a drain", toFault(error));
@@ -132,7 +132,7 @@ function wire(base: Base): Daemon {
       killing.abort();
       sending.abort();
       connection.dispatch({ type: "stop" });
-      // What hangs does not hold the end up: a send that was under way is repeated by the next start, and so is a request looked up.
+      // A task that hangs does not hold up the end: the next start repeats a send that was under way, and looks a request up.
       const leftMs = startedStop + config.limits.drainMs + endMs - clock.monotonic();
       await waitFor(Promise.all([...tasks, connection.stopped(), kill]), leftMs, clock);
       store.close();
@@ -177,12 +177,12 @@ async function waitFor(work: Promise<unknown>, ms: Millis, clock: Clock): Promis
   await Promise.race([work.finally(() => over.abort()), clock.sleep(ms, over.signal)]);
 }
 
-/** After the drain: less than the time in which a stop is to be over, more than a poll that is under way. */
+/** Time for tasks to end after the drain: less than the five seconds that `stop` promises, more than a poll under way needs. */
 const endMs: Millis = 4_500;
-/** How often the end of a drain is looked for. */
+/** A drain looks this often whether it is over. */
 const drainStepMs = 20;
 
-/** Waits until turns have ended and the outbox is empty or the line is down, or the time is over. */
+/** Resolves when turns have ended and the outbox is empty or the line is down, or when `over` aborts. */
 async function drain(
   { follow, send, isConnected }: Loops,
   store: Store,
@@ -201,7 +201,7 @@ type Base = { readonly config: Config } & Pick<Bridge, "store" | "transport" | "
 
 type Loops = ReturnType<typeof createLoops>;
 
-/** The loops, and what each tells the others. */
+/** Builds the loops, and the calls by which they tell each other. */
 function createLoops(base: Base, stopping: AbortSignal, ends: Pick<Work, "onBug" | "onHalted">) {
   const { log } = base;
   let storeFault: string | null = null;
@@ -209,7 +209,7 @@ function createLoops(base: Base, stopping: AbortSignal, ends: Pick<Work, "onBug"
   const grants = createGrants(base.clock);
   const callDeps = createCallDeps(base, grants.isGranted);
   const reach = createReach(base);
-  // Loops decide, and decisions tell loops: each of these is called once all are there.
+  // Loops use the bridge and the bridge calls loops: each callback runs only once all loops are there.
   const bridge = createBridge({ ...base, reach }, callDeps, {
     isConnected,
     grants,
@@ -245,7 +245,7 @@ function createLoops(base: Base, stopping: AbortSignal, ends: Pick<Work, "onBug"
     receive(account, signal) {
       if (!hasBegun) begin(bridge);
       hasBegun = true;
-      // It is known who we are: what waits may be asked already.
+      // The account is known now, so that waiting prompts may be asked already.
       wakeAll();
       return receiveLoop(hooks, account, AbortSignal.any([signal, stopping]));
     },
@@ -297,7 +297,7 @@ function createHealth(
   return () => {
     const known = storeFault() ?? checkup.fault();
     const state = connection.state();
-    // Whatever answers: when Signal has not shown for so long that it would deliver, the work is not done.
+    // A process that answers is not healthy while Signal has not shown for so long that it delivers.
     const ageMs = clock.monotonic() - (state.lastProofAt ?? startedAt);
     if (known !== null || ageMs <= config.limits.staleAfterMs) return known;
     const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";
@@ -305,7 +305,7 @@ function createHealth(
   };
 }
 
-/** 4 hex digits that tell this home from others in stamps; made once. */
+/** 4 hex digits that tell this home from others in stamps; made once and stored. */
 function tagOf({ store, random }: Base): string {
   const known = store.settings.get("device_tag");
   if (known !== null) return known;

@@ -1,4 +1,4 @@
-/** What decisions, and calls of our own tools, know of the world outside of the database: settings, clock, chance, the line to Claude. */
+/** Gives decisions, and calls of our own tools, the world outside of the database: settings, clock, chance, the line to Claude. */
 import privacyPage from "../docs/privacy.md" with { type: "text" };
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
@@ -13,16 +13,16 @@ import { readAddressee } from "./settings.ts";
 import { createGuests, isFromOwner } from "./store/allowed.ts";
 import type { Surroundings } from "./store/view.ts";
 
-/** What the machine gives; tests and the simulation hand in their own. */
+/** The machine that signalman runs on; tests and the simulation hand in their own. */
 export type Machine = {
   readonly newId: () => string;
-  /** This machine's, as an IANA name; without one prompts do not say when they were written. */
+  /** The time zone of this machine as an IANA name; without it prompts do not say when they were written. */
   readonly timeZone?: string;
-  /** How this program starts itself: a search of a project is a process of its own. */
+  /** The command by which this program starts itself, since a search of a project is a process of its own. */
   readonly self?: readonly string[];
   /** The environment that commands of projects take listed variables from. */
   readonly env?: NodeJS.ProcessEnv;
-  /** Where calls of projects are done. */
+  /** Does the calls of projects; the machine's folders, where it is absent. */
   readonly workplace?: Workplace;
   /** Asserts what must hold after each decision: in tests and simulation. */
   readonly isChecked?: boolean;
@@ -30,7 +30,7 @@ export type Machine = {
 
 type Base = Machine & Pick<Bridge, "store" | "transport" | "line" | "clock" | "random"> & { readonly config: Config };
 
-/** What calls of our own tools need; the sandbox is looked for when it is first needed. */
+/** Builds what calls of our own tools need; the sandbox is looked for when a call first needs it. */
 export function createCallDeps(
   { config, clock, store, env = {}, self = [], workplace }: Base,
   isGranted: (project: string) => boolean,
@@ -54,7 +54,7 @@ export function createCallDeps(
   };
 }
 
-/** Other documents are not at hand on a phone, which breaks lines by itself. */
+/** The privacy page for a phone: without links to other documents, and without line breaks, which the phone makes by itself. */
 const privacy = privacyPage
   .replaceAll(/\[([^\]]+)\]\((?!https?:)[^)]*\)/gu, "$1")
   .replaceAll(/(?<=[^\n|])\n(?=[^\n|])/gu, " ");
@@ -67,7 +67,7 @@ const emojis: { readonly [stage in Stage]: string | null } = {
   cleared: null,
 };
 
-/** What decisions ask the loops, and what they tell them. */
+/** The questions and notices of decisions to the loops. */
 export type Outside = Pick<
   Surroundings,
   "account" | "onTouched" | "onOwed" | "onFiles" | "onDropped" | "onOwe" | "isSendReady"
@@ -79,7 +79,7 @@ export type Outside = Pick<
     readonly grants: ReturnType<typeof createGrants>;
   };
 
-/** What decisions know of the world outside of the database. */
+/** Builds the world outside of the database as decisions see it. */
 export function surroundings(base: Base, deviceTag: string, outside: Outside): Surroundings {
   const { config, clock, store, line, transport } = base;
   const { isConnected, claudeFault, grants, models, ...hooks } = outside;
@@ -133,5 +133,5 @@ export function surroundings(base: Base, deviceTag: string, outside: Outside): S
 }
 
 const minuteMs: Millis = 60_000;
-/** What waits to be sent for less is on its way: this answer itself, and what was asked beside it. */
+/** A message that waits to be sent for less counts as on its way, as the answer of `/status` itself does. */
 const passingMs: Millis = 5_000;

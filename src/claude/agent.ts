@@ -12,12 +12,12 @@ import type { LocalTool } from "./line.ts";
 import { idOf, toToolParam } from "./wire.ts";
 
 /**
- * What Claude may do with the tools of its cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
+ * The permission for the tools of Claude's cloud sandbox. `off`: none at all. `ask`: reading and searching freely, anything
  * that runs or writes after a person's yes. `allow`: everything.
  */
 export type ToolPolicy = "off" | "ask" | "allow";
 
-/** Remembers ids across restarts; the values are ours to choose. */
+/** Remembers values across restarts, by keys of this folder. */
 export interface Memory {
   get(key: string): string | null;
   set(key: string, value: string): void;
@@ -35,7 +35,7 @@ const environmentKey = "claude.environment";
 const agentKey = "claude.agent";
 const name = "signalman";
 
-/** An older version wrote more than the id. */
+/** The id alone, since an older version wrote more after it. */
 const idIn = ({ memory }: AgentDeps, key: string): string | null => memory.get(key)?.split(" ", 1)[0] || null;
 
 export type AgentKeeper = ReturnType<typeof createAgentKeeper>;
@@ -48,13 +48,13 @@ export function createAgentKeeper(deps: AgentDeps) {
   });
   let before: Promise<unknown> = Promise.resolve();
   return {
-    /** An environment and an agent. Chats that ask together do so one after the other: what the first has made serves all. */
+    /** Resolves to an environment and an agent. Calls run one after the other, so that all use what the first has made. */
     ensure(signal: AbortSignal): ReturnType<typeof make> {
       const made = before.then(() => make(signal));
       before = made.catch(() => undefined);
       return made;
     },
-    /** Looks whether the remembered ones still exist; true when one was forgotten, so that `ensure` makes it anew. */
+    /** Looks whether the remembered environment and agent exist; true when one was forgotten, so that `ensure` makes it anew. */
     async forgetLost(signal: AbortSignal): Promise<boolean> {
       type Look = (client: Anthropic, id: string) => PromiseLike<{ readonly archived_at: string | null }>;
       const isLost = async (key: string, look: Look): Promise<boolean> => {
@@ -74,7 +74,7 @@ export function createAgentKeeper(deps: AgentDeps) {
   };
 }
 
-/** No two may have one name, and one that is there may have been made by hand, with more of the network: ours has a name of its own. */
+/** The name is random: the API takes each once, and an environment made by hand under ours may have more of the network. */
 async function createEnvironment({ api, memory, log, random }: AgentDeps, signal: AbortSignal): Promise<string> {
   const site = { what: "create the environment", notFound: "claude_forbidden" } as const;
   const config = { type: "cloud", networking: { type: "limited", allow_package_managers: true } } as const;
@@ -86,7 +86,7 @@ async function createEnvironment({ api, memory, log, random }: AgentDeps, signal
   return id;
 }
 
-/** A name for our sessions to run under: each brings its model, its system prompt and its tools. */
+/** Creates an agent that only names our sessions: each brings its own model, system prompt and tools. */
 async function createAgent({ api, memory, log, model }: AgentDeps, signal: AbortSignal): Promise<string> {
   const site = { what: "create the agent", refused: "claude_settings" } as const;
   const id = idOf(await api.call(site, ({ beta }) => beta.agents.create({ name, model }, { signal })), site.what);
@@ -99,14 +99,14 @@ type Tools = NonNullable<Anthropic.Beta.AgentCreateParams["tools"]>;
 type Effort = (typeof efforts)[number];
 type ModelConfig = { readonly id: string; readonly effort?: Effort };
 
-/** A bare id would mean high effort; but some models take no effort at all, or not this one. */
+/** Names the effort, as a bare id would mean high effort; without it again where the model takes none, or not this one. */
 export async function withEffort<T>(id: string, effort: string, make: (model: ModelConfig) => Promise<T>): Promise<T> {
   return (await nullFor("claude_effort", make({ id, effort: effort as Effort }))) ?? make({ id });
 }
 
 const freeTools = ["read", "glob", "grep", "web_search", "web_fetch"] as const;
 
-/** Beside tools of this machine Claude has no sandbox: two machines would confuse it. There `web_fetch` asks, for it could carry files away. */
+/** Beside tools of this machine Claude has no sandbox, as two machines would confuse it; `web_fetch` asks, as it could carry files away. */
 export function toTools(policy: ToolPolicy, local: readonly LocalTool[]): Tools {
   const permission = (type: "always_allow" | "always_ask") => ({ permission_policy: { type } });
   const type = "agent_toolset_20260401";

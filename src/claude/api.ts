@@ -1,5 +1,5 @@
 /**
- * The one way to the Claude API: the SDK, loaded when first needed, without its retries, its environment and its log.
+ * The only door to the Claude API: the SDK, loaded when first needed, without its retries, its environment and its log.
  *
  * - `call` is one request; `stream` is one SSE response with a watchdog. All fail only with `BridgeError`.
  * - `watchedFetch` looks at every answer (the server's clock, and whether a 200 is what the API sends at all), and goes through the
@@ -19,46 +19,46 @@ export type ApiOptions = {
   readonly apiKey: string | null;
   /** A bearer token, in place of a key. */
   readonly authToken?: string | null;
-  /** Null is the API of Anthropic. */
+  /** Null for the API of Anthropic. */
   readonly baseUrl: string | null;
-  /** Null: what the environment names. */
+  /** Null for the proxy that the environment names. */
   readonly proxy?: string | null | Promise<string | null>;
   readonly clock: Clock;
-  /** How long an endpoint that is not Anthropic's may be silent, before an answer and in it: a local model needs minutes. */
+  /** Silence that an endpoint other than Anthropic's may keep, before an answer and in it: a local model needs minutes. */
   readonly timeoutMs?: Millis;
 };
 
-/** What a call hands to the SDK with every request. */
+/** A call hands these to the SDK with every request. */
 export type RequestOptions = { readonly signal: AbortSignal; readonly timeout?: Millis };
 
-/** How long Claude may be silent: until the headers of an answer, and within it. */
+/** The longest silence of Claude: until the headers of an answer, and within it. */
 type Bounds = { readonly headersMs: Millis; readonly silenceMs: Millis };
 
 const defaultBaseUrl = "https://api.anthropic.com";
 
 /** Time to the headers of an answer: the SDK bounds nothing after that. */
 export const headersTimeoutMs = 60_000;
-/** The API sends heartbeats about every 30 s: after this long without a byte the line is looked at. */
+/** A stream counts as silent after this long without a byte, since the API sends heartbeats about every 30 s. */
 export const silenceMs = 75_000;
 const slowEndpointMs = 600_000;
 const downloadMs = 120_000;
-/** A name is looked up in passing: no command and no prompt waits longer for it. */
+/** A command or a prompt waits no longer for a look-up of models. */
 const lookUpMs = 10_000;
-/** A poor mobile line. */
+/** The rate of a poor mobile line. */
 const uploadBytesPerMs = 50;
-/** Far more than there are: an endpoint that pages for ever must not hold us. */
+/** Bounds an endpoint that pages for ever; far more models than there are. */
 const modelsMax = 500;
-/** `Date` has whole seconds: on average the time is half a second later. */
+/** `Date` has whole seconds: on average the true time is half a second later. */
 const dateHalfStepMs = 500;
 
-/** Time to the headers of the answer to a request with files: what is sent counts too. */
+/** Time to the headers of the answer to a request with files, that of their upload included. */
 export const uploadTimeoutMs = (files: readonly PromptFile[], headersMs: Millis): Millis =>
   headersMs + files.reduce((ms, { base64 }) => ms + Math.ceil(base64.length / uploadBytesPerMs), 0);
 
 const hostOf = (url: string): string => URL.parse(url)?.hostname ?? "";
 const isAnthropic = (url: string): boolean => /(^|\.)anthropic\.com$/u.test(hostOf(url));
 
-/** A body that has no end is not gathered: the longest turn, and a page of a log, are a small part of this. */
+/** Bounds a body that does not end: the longest turn, and a page of a log, are a small part of this. */
 const answerBytesMax = 64 * 2 ** 20;
 
 function bounded(response: Response): Response {
@@ -99,7 +99,7 @@ export function createClaudeApi(given: ApiOptions) {
       throw new BridgeError("claude_protocol", "the answer is not JSON");
     return bounded(response);
   };
-  /** One request, or a walk over pages. */
+  /** Runs one request, or the first of a walk over pages. */
   const call: Call = async (site, work) => {
     try {
       return await work(await (client ??= load({ ...given, baseUrl }, watchedFetch)));
@@ -113,8 +113,8 @@ export function createClaudeApi(given: ApiOptions) {
     /** The server's clock minus ours, from the last answer's `Date`; 0 before the first. Right to about a second. */
     skewMs: (): Millis => skewMs,
     /**
-     * Opens an SSE response. Resolves when the server has answered with headers: from then on nothing is missed. What its frames are:
-     * `readFrames`. Aborting `outer` ends them silently; so does the server's end of the response. What breaks it before is thrown.
+     * Opens an SSE response. Resolves when the server has answered with headers: no event after that is missed. `readFrames` tells its
+     * frames. An abort of `outer` ends them silently, as does the server's end of the response; a fault before that is thrown.
      */
     async stream(
       site: Site,
@@ -126,7 +126,7 @@ export function createClaudeApi(given: ApiOptions) {
       const options = {
         signal: AbortSignal.any([outer, cut.signal]),
         timeout: bounds.headersMs,
-        // Bun ends a request that is silent for about 5 minutes; our own bounds know what to do. `watchedFetch` knows a stream by it.
+        // `false` keeps Bun from ending a request after 5 silent minutes, since our own bounds do, and marks a stream for `watchedFetch`.
         fetchOptions: { timeout: false } as RequestInit,
       };
       return call(site, async (client) => {
@@ -149,7 +149,7 @@ export function createClaudeApi(given: ApiOptions) {
   };
 }
 
-/** Null where there is no such thing. */
+/** Resolves to null where the API answers that there is no such thing. */
 export const ifThere = <T>(
   { call }: Pick<ClaudeApi, "call">,
   what: string,
@@ -158,7 +158,7 @@ export const ifThere = <T>(
 
 type Page<T> = { readonly data: readonly T[]; iterPages(): AsyncIterable<Page<T>> };
 
-/** Pages one by one; what was yielded before one fails stays valid. */
+/** Yields pages one by one; those before one that fails stay valid. */
 export async function* walk<T>(
   api: ClaudeApi,
   site: Site,
@@ -172,7 +172,7 @@ export async function* walk<T>(
   }
 }
 
-/** What an endpoint says of its models, where it says anything. */
+/** Asks an endpoint for its models, where it lists them. */
 function createModels(call: Call, isForeign: boolean) {
   const known = new Map<string, ModelInfo | null>();
   const site = { unserved: "claude_models_unlisted", isForeign } as const;
@@ -211,7 +211,7 @@ async function load(
 ): Promise<Anthropic> {
   if (!apiKey && !authToken) throw new BridgeError("claude_no_key", "Cannot ask Claude as no API key is set");
   const { Anthropic } = await import("@anthropic-ai/sdk");
-  // The SDK's own log shows bodies.
+  // The SDK's own log would show bodies.
   const quiet = { logLevel: "off", openTelemetry: false } as const;
   const credential = authToken ? { apiKey: null, authToken } : { apiKey, authToken: null };
   return new Anthropic({ ...credential, baseURL: baseUrl, fetch, maxRetries: 0, timeout: headersTimeoutMs, ...quiet });
@@ -222,13 +222,13 @@ async function load(
 // inside a 200.
 
 export type Watch = {
-  /** Nothing but pings for so long, and the reader is told. */
+  /** After so long with nothing but pings the reader gets `"pinging"`. */
   readonly pingsMs: Millis;
-  /** The reader says when something last happened, in monotonic time; null while nothing need happen. */
+  /** The reader sets when a frame last brought something, in monotonic time; null while none need come. */
   movedAt: Millis | null;
 };
 
-/** Parsed frames, `"silent"` after `silenceMs` without one byte, `"pinging"` as `watch` says; both come again after as long again. */
+/** Yields parsed frames, `"silent"` after `silenceMs` without a byte, `"pinging"` by `watch`; both come again after as long again. */
 async function* readFrames(
   site: Site,
   { body }: Response,
@@ -247,7 +247,7 @@ async function* readFrames(
   const frames = parse(site, body, cut, () => (byteAt = clock.monotonic()));
   try {
     for (let next = frames.next(); ;) {
-      // Looked at below; a rejection while we are away must not count as unhandled.
+      // The race below sees a rejection; one while the consumer works must not count as unhandled.
       next.catch(() => {});
       const timer = new AbortController();
       const rest = clock.sleep(Math.min(watch.pingsMs, dueAt() - clock.monotonic()), timer.signal).then(() => null);
@@ -279,7 +279,7 @@ async function* parse(
   onBytes: () => void,
 ): AsyncGenerator {
   const { Stream } = await import("@anthropic-ai/sdk/core/streaming");
-  /** All of a body that begins like JSON: a reader of frames finds none in it. */
+  /** The whole body where it begins like JSON, since the SDK's reader finds no frames in it. */
   const whole: Uint8Array<ArrayBuffer>[] = [];
   let beginning = "";
   const keep = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
@@ -303,7 +303,7 @@ async function* parse(
   }
 }
 
-/** @throws BridgeError where it is an error, as if it had been the answer's status */
+/** @throws BridgeError where the frame is an error, as for an answer with that status */
 function toFrame(site: Site, wire: unknown, event: string | null): { readonly type: string } {
   const frame = fields(wire);
   const type = string(frame["type"]) || (event ?? "");

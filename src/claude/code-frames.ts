@@ -1,5 +1,5 @@
 /**
- * What the `claude` program prints and reads, line by line, as entries of our log.
+ * Frames that the `claude` program prints and reads, line by line, as entries of our log.
  *
  *   system init, user (echo)   the prompt was taken         control_request can_use_tool   it asks
  *   stream_event               text as it is written        result                         the turn is over
@@ -14,8 +14,8 @@ import { count, fields, string, tokensRead, type Fields } from "./wire.ts";
 export type PermissionAsk = { readonly requestId: string; readonly useId: string; readonly input: JsonValue };
 
 /**
- * The program takes the last text of a message for what was typed, and puts files that it names by `@path` into the conversation, unasked
- * and from anywhere; so what a person wrote, with what it quotes, is never the last.
+ * The last text of each message, so that no person's words are the last: the program takes the last text for typed input and puts files
+ * that it names by `@path` into the conversation, unasked and from anywhere.
  */
 const inputEnd = { type: "text", text: "(from the phone)" };
 
@@ -44,7 +44,7 @@ export type SeenFrame =
   | { readonly kind: "text"; readonly eventId: string; readonly text: string }
   | { readonly kind: "events"; readonly events: readonly SessionEvent[] }
   | { readonly kind: "asks"; readonly ask: PermissionAsk; readonly events: readonly SessionEvent[] }
-  /** Asks for something that we do not do: it is told so, or it would wait. */
+  /** A request of the program that we do not serve: it gets a refusal, or it would wait. */
   | { readonly kind: "unserved"; readonly requestId: string }
   | { readonly kind: "taken" }
   | { readonly kind: "echo"; readonly uuid: string }
@@ -60,17 +60,17 @@ const blocksOf = (frame: Fields): Fields[] => {
   return Array.isArray(content) ? content.map(fields) : [];
 };
 
-/** What is known of one turn so far. `now`: the time that its entries get. */
+/** The state of one turn so far. `now`: the time that its entries get. */
 const createReading = (now: () => Millis) => ({
   now,
-  /** Texts of each message, as they were written and as they were said: the same number, the same id. */
+  /** Count the texts of each message in the stream and in the answer: equal numbers give the preview and the reply the same id. */
   shown: new Map<string, number>(),
   said: new Map<string, number>(),
-  /** Begun, and not asked about. */
+  /** Tool uses without a result or a question yet. */
   uses: new Map<string, SessionEvent>(),
   asked: new Set<string>(),
   messageId: "",
-  /** What was written and is in no entry yet. */
+  /** Text of the stream that is in no entry yet. */
   partial: "",
   fault: "",
   limitedUntil: null as Millis | null,
@@ -102,7 +102,7 @@ export function createTurnReader(now: () => Millis) {
 }
 
 function read(reading: Reading, frame: Fields): SeenFrame {
-  // What a subagent says is not for the person; what it asks for is.
+  // The words of a subagent are not for the person; its questions are.
   const isOwn = (frame["parent_tool_use_id"] ?? null) === null;
   switch (frame["type"]) {
     case "stream_event":
@@ -121,7 +121,7 @@ function read(reading: Reading, frame: Fields): SeenFrame {
       return null;
     }
     case "system":
-      // It tries again by itself, but what only a person can mend is told at once.
+      // The program tries again by itself, but a fault that only a person can mend ends the turn at once.
       if (frame["subtype"] === "api_retry" && lasting.has(string(frame["error"])))
         return { kind: "over", result: { is_error: true, error: frame["error"] } };
       return frame["subtype"] === "init" ? { kind: "taken" } : null;
@@ -156,7 +156,7 @@ function readAnswer(reading: Reading, frame: Fields): SeenFrame {
     const { type, id, name, input } = block;
     const text = string(block["text"]);
     if (type === "text") reading.partial = "";
-    // Its words for a fault are not Claude's.
+    // The program's words for a fault are not Claude's.
     if (type === "text" && text.trim() !== "" && reading.fault === "")
       events.push({ id: next(reading.said, messageId), at: reading.now(), type: "reply", text });
     if (type === "tool_use") reading.uses.set(string(id), toUse(reading, string(id), name, input, false));
@@ -202,7 +202,7 @@ function readRequest(reading: Reading, requestId: string, request: Fields): Seen
   return { kind: "asks", ask: { requestId, useId, input }, events };
 }
 
-/** What a word of `error` means. **Source:** the program's own list of them. */
+/** The meaning of a word of `error`. **Source:** the program's own list of them. */
 const faults: ReadonlyMap<string, ErrorCode> = new Map([
   ["authentication_failed", "claude_login"],
   ["oauth_org_not_allowed", "claude_login"],

@@ -1,12 +1,12 @@
 /**
  * The line `claude-code`: the owner's own installed `claude` is the agent. It keeps the conversation by itself, under an id that we
- * choose; what it says is in our log too.
+ * choose; our log has its entries too.
  *
- *   code-program.ts   one process per conversation       code-frames.ts   what it prints, as entries
+ *   code-program.ts   one process per conversation       code-frames.ts   its output, as entries
  *   here              a turn: the prompt goes in, its questions come out as calls, their answers go in, until it is over
  *
- * A prompt has an id that does not change, by which the program knows it again: what it has already is not asked twice, and the
- * program is told to go on instead. So a crash of either side costs no more than what was running.
+ * A prompt has an id that does not change, by which the program knows it again: it does not ask Claude twice, and is told to go on
+ * instead. So a crash of either side costs no more than what was running.
  */
 import { createHash } from "node:crypto";
 import { BridgeError } from "../core/errors.ts";
@@ -27,7 +27,7 @@ import { fields, toBlocks, toInput } from "./wire.ts";
 
 export type CodeDeps = ProgramDeps & {
   readonly newId: () => string;
-  /** `startProgram`; the simulation plays one. */
+  /** Starts a program in place of `startProgram`: the simulation plays one. */
   readonly start?: typeof startProgram;
 };
 
@@ -35,10 +35,10 @@ export type CodeDeps = ProgramDeps & {
 const idleMs: Millis = 10 * 60_000;
 const interruptMs: Millis = 3_000;
 
-/** One process, and how far its turn is. */
+/** One process, and the state of its turn. */
 type Talk = {
   readonly program: ClaudeProgram;
-  /** What it was started with: another model, another process. */
+  /** The settings that the process was started with: other settings, such as another model, need another process. */
   readonly key: string;
   reader: TurnReader;
   isBusy: boolean;
@@ -76,7 +76,7 @@ export function createCodeLine(deps: CodeDeps): Line & { close(): Promise<void> 
   };
 }
 
-/** Ids of the program are UUIDs: one that follows from ours. */
+/** A UUID, as the program wants its ids, that follows from our own ids. */
 function uuidOf(...words: readonly string[]): string {
   const hex = createHash("sha256").update(JSON.stringify(words)).digest("hex");
   return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join(
@@ -93,7 +93,7 @@ async function post(
 ): Promise<void> {
   const emit = (events: readonly SessionEvent[]): void => events.forEach((event) => hear({ kind: "event", event }));
   const [newest] = session.history();
-  // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
+  // Entries are later than all before, even if the clock was set back meanwhile, since the log is read in the order of time.
   const floor = (newest?.at ?? 0) + 1;
   const turn: Turn = { session, emit, hear, signal, now: () => Math.max(code.clock.now(), floor) };
   const known = code.talks.get(session.id);
@@ -126,7 +126,7 @@ async function work(code: Code, turn: Turn, talk: Talk | undefined, requests: re
 type Result = Request & { readonly kind: "result" };
 type Prompt = Request & { readonly kind: "prompt" };
 
-/** False where the process that asked is no more. */
+/** Returns false where the process that asked has ended. */
 function answer(talk: Talk | undefined, { toolUseId, text, isError }: Result): boolean {
   if (talk?.ask?.useId !== toolUseId) return false;
   talk.program.send(answerFrame(talk.ask, isError ? text : null));
@@ -134,7 +134,7 @@ function answer(talk: Talk | undefined, { toolUseId, text, isError }: Result): b
   return true;
 }
 
-/** The words for a conversation that was cut off in its middle. */
+/** The prompt that makes a conversation go on which was cut off in its middle. */
 function goOnText(session: SessionView, lost: readonly Result[]): string {
   const names = new Map<string, string>();
   for (const event of lost.length > 0 ? session.history() : [])
@@ -150,7 +150,7 @@ function goOnText(session: SessionView, lost: readonly Result[]): string {
   ].join("\n");
 }
 
-/** Asks, in a process that is there or in a new one, and reads until the turn rests. `prompt` null: what was cut off goes on. */
+/** Asks, in the process that is there or in a new one, and reads until the turn rests. `prompt` null: the turn that was cut off goes on. */
 async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly Result[]): Promise<void> {
   const { session } = turn;
   const text = prompt?.text ?? goOnText(session, lost);
@@ -167,14 +167,14 @@ async function ask(code: Code, turn: Turn, prompt: Prompt | null, lost: readonly
     const isAnew = !isResumed && Iterator.from(session.history()).some(({ type }) => type === "reply");
     const isTaken = await attend(code, turn, talk, { uuid, prompt, lost, isAnew });
     if (isTaken) return;
-    // It knows no such conversation, or has one already where none was thought to be.
+    // The program knows no such conversation, or has one already where we thought of none.
     if (tries > 0)
       throw new BridgeError("claude_program", `Cannot start the claude program: ${talk.program.lastWords()}`);
     isResumed = !isResumed;
   }
 }
 
-/** The process of a conversation: the one that is there, where it was started like this. @throws BridgeError `claude_program` */
+/** Resolves to the conversation's process: the one that runs, with the same settings, or a new one. @throws BridgeError `claude_program` */
 async function open(
   code: Code,
   { id, model, effort, system, folder, mayRun = false }: SessionView,
@@ -196,7 +196,7 @@ async function open(
   return talk;
 }
 
-/** `isAnew`: the program does not have what was said before. */
+/** The start of a turn. `isAnew`: the program does not have the earlier conversation. */
 type Begun = {
   readonly uuid: string;
   readonly prompt: Prompt | null;
@@ -208,7 +208,7 @@ const anewText = "(Claude Code does not have our earlier conversation any more: 
 
 /**
  * Reads until the turn is over, or asks; false where the process ended before it took the prompt.
- * @throws BridgeError with what was said in the sentence that broke off
+ * @throws BridgeError with the text of the reply that broke off
  */
 async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = null): Promise<boolean> {
   const { session, emit, signal } = turn;
@@ -240,7 +240,7 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
     const seen = talk.reader.read(heard.frame);
     if (seen?.kind === "taken") take();
     if (seen?.kind === "echo" && !isTaken && seen.uuid === begun?.uuid) {
-      // It has this prompt from before, and starts no turn for it.
+      // The program has this prompt from before, and starts no turn for it.
       take();
       const content = [{ type: "text", text: goOnText(session, []) }];
       talk.program.send(userFrame(uuidOf(code.newId()), content));
@@ -253,7 +253,7 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
       emit(seen.events);
       return true;
     }
-    // A result without a turn: it found no such conversation, and ends.
+    // A result without a turn means that the program found no such conversation, and ends.
     if (seen?.kind === "over" && isTaken) {
       const events = talk.reader.end(seen.result, talk.costUsd);
       talk.costUsd = Number(seen.result["total_cost_usd"] ?? talk.costUsd);
@@ -264,14 +264,14 @@ async function attend(code: Code, turn: Turn, talk: Talk, begun: Begun | null = 
   }
 }
 
-/** It ends, and what it started with it. */
+/** Ends a process, with all that it started. */
 async function drop({ talks }: Code, id: string, talk: Talk): Promise<void> {
   if (talks.get(id) === talk) talks.delete(id);
   talk.idle.abort();
   await talk.program.end();
 }
 
-/** No turn is on: the process is kept for the next prompt, for a while. */
+/** Keeps the process without a turn for the next prompt, for `idleMs`. */
 function rest(code: Code, id: string, talk: Talk): void {
   talk.isBusy = false;
   talk.ask = null;
@@ -281,7 +281,7 @@ function rest(code: Code, id: string, talk: Talk): void {
   void code.clock.sleep(idleMs, signal).then(() => (signal.aborted ? undefined : drop(code, id, talk)));
 }
 
-/** The turn ends, and what it says on its way is not heard; a process that does not come to rest is ended. */
+/** Interrupts the turn and drops its last frames; a process that does not come to rest is ended. */
 async function interrupt(code: Code, id: string, talk: Talk): Promise<void> {
   talk.program.send(controlFrame(code.newId(), { subtype: "interrupt" }));
   const over = new AbortController();

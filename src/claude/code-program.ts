@@ -16,16 +16,16 @@ import { fields, string } from "./wire.ts";
 /** Versions whose protocol is known: from the first to before the second. */
 const versionRange = ["2.1.0", "3.0.0"] as const;
 
-/** One frame; a picture that Claude read is in it as text. */
+/** The longest frame: a picture that Claude read is in it as text. */
 const lineCharsMax = 64 * 2 ** 20;
 const errorCharsMax = 2_000;
 const graceMs: Millis = 2_000;
 const versionMs: Millis = 20_000;
 
-/** Where its own installer puts it: a service may have a short PATH. */
+/** The folders of the program's own installer, since a service may have a short PATH. */
 const usualPlaces = [".local/bin", ".claude/local"].map((place) => join(homedir(), place));
 
-/** The path of the program. @throws BridgeError `claude_program` where it is not there */
+/** Returns the path of the program. @throws BridgeError `claude_program` where it is not there */
 function findProgram(name: string, env: NodeJS.ProcessEnv): string {
   if (/[/\\]/u.test(name)) return name;
   const names = process.platform === "win32" ? [`${name}.exe`] : [name];
@@ -36,8 +36,8 @@ function findProgram(name: string, env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * It asks git how the folder stands before anything was allowed, to tell Claude, and a folder's own configuration names programs to git
- * (filters, a monitor of files): it is told to leave that out, and whatever else it asks git starts no monitor.
+ * Keeps git from running programs that a folder's own configuration names (filters, a monitor of files): the program would ask git for
+ * the folder's state, to tell Claude, before anything was allowed, and leaves that out; no other question to git starts a monitor.
  * **Source:** Claude Code's settings, `includeGitInstructions`; the manual of git, `GIT_CONFIG_COUNT`.
  */
 const quietGit = {
@@ -47,7 +47,7 @@ const quietGit = {
   GIT_CONFIG_VALUE_0: "false",
 };
 
-/** Without keys: the program has the owner's own login, and is told where that is kept. No work of its own behind our back. */
+/** The program's environment: no keys, as it has the owner's own login and is told where that is kept; no background tasks. */
 const environment = (env: NodeJS.ProcessEnv, mark: string): NodeJS.ProcessEnv =>
   childEnv(
     {
@@ -63,7 +63,7 @@ export type ProgramDeps = {
   /** The program's name or path. */
   readonly program: string;
   readonly env: NodeJS.ProcessEnv;
-  /** Where it is started when no folder is named. */
+  /** The folder in which the program is started when none is named. */
   readonly folder: () => Promise<string>;
   readonly clock: Clock;
 };
@@ -73,15 +73,15 @@ export type ClaudeProgram = Awaited<ReturnType<typeof startProgram>>;
 type Start = {
   readonly args: readonly string[];
   readonly folder?: string | undefined;
-  /** It has a tool for commands. */
+  /** The program has a tool for commands. */
   readonly mayRun: boolean;
-  /** With the folder, in its environment and in that of all that it starts: by it they are found and ended, where the system lets one look. */
+  /** Marks, with the folder, the environment of the program and its children: they are found by it and ended, where the system shows it. */
   readonly mark: string;
 };
 
 /**
- * What reads, changes, runs or leaves the machine asks, whatever other settings allow; no hook runs, since it would run unseen. Tools
- * that need a terminal, or go on by themselves, are not there.
+ * Settings: each tool that reads, changes or runs anything here, or reaches the network, asks, even where other settings allow it; no hook
+ * runs, since it would run unseen. Tools that need a terminal, or go on by themselves, are left out.
  */
 const settings = JSON.stringify({
   permissions: {
@@ -98,12 +98,12 @@ const streamArgs =
   "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --setting-sources user".split(
     " ",
   );
-/** It may print nothing for so long while a turn is on: a command of Claude's takes up to ten minutes. */
+/** The program may print nothing for so long in a turn, since a command of Claude's takes up to ten minutes. */
 const silentMs: Millis = 15 * 60_000;
 
 /**
- * Starts the program, in a group of its own, after what is left of an earlier start with this mark has been ended. That it cannot be
- * started shows as its end. @throws BridgeError `claude_program` where it is not there
+ * Starts the program, in a group of its own, after processes that an earlier start with this mark left have been ended. A start that
+ * fails shows as its end. @throws BridgeError `claude_program` where it is not there
  */
 export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, mark: name }: Start) {
   const { env, clock } = deps;
@@ -122,17 +122,17 @@ export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, ma
   };
   child.on("error", ({ message }) => end(message));
   child.on("close", (code, signal) => end(`it ended with ${code ?? signal}`));
-  // A frame to one that has just ended: its end is read, too.
+  // A frame to a program that has just ended fails here; its end is read all the same.
   child.stdin.on("error", () => undefined);
   child.stderr.setEncoding("utf8").on("data", (text: string) => void (words = (words + text).slice(-errorCharsMax)));
   const frames = framesOf(child.stdout);
   let pending: Promise<IteratorResult<unknown>> | null = null;
   return {
     isAlive: () => !closed.signal.aborted,
-    /** What it said last beside its frames, or how it ended: one line. */
+    /** The last line that the program printed beside its frames, or how it ended. */
     lastWords: () => words.trim().split("\n").at(-1)?.slice(0, 200) ?? "",
     send: (frame: object): void => void child.stdin.write(`${JSON.stringify(frame)}\n`),
-    /** The next frame, whatever it is; null where there is none any more, `silent` after `silentMs`, `stopped` by `signal`. */
+    /** Resolves to the next frame of any kind; null at the end, `silent` after `silentMs`, `stopped` by `signal`. */
     async next(signal: AbortSignal): Promise<{ readonly frame: unknown } | "silent" | "stopped" | null> {
       const over = new AbortController();
       const stopped = AbortSignal.any([over.signal, signal]);
@@ -144,7 +144,7 @@ export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, ma
       pending = null;
       return result.done ? null : { frame: result.value };
     },
-    /** Resolves when it and what it started have ended. */
+    /** Resolves when the program and all that it started have ended. */
     async end(): Promise<void> {
       const group = (how: "SIGTERM" | "SIGKILL"): void => {
         if (child.pid) kill(-child.pid, how);
@@ -157,7 +157,7 @@ export async function startProgram(deps: ProgramDeps, { args, folder, mayRun, ma
   };
 }
 
-/** One object a line; what is none is passed over. A line without an end ends the reading. */
+/** Yields one object a line; a line that is none is passed over, and one longer than `lineCharsMax` ends the reading. */
 async function* framesOf(stream: Readable): AsyncGenerator {
   let rest = "";
   try {
@@ -171,7 +171,7 @@ async function* framesOf(stream: Readable): AsyncGenerator {
       }
     }
   } catch {
-    // Its pipe broke: it has ended.
+    // A pipe that broke means that the program has ended.
   }
 }
 
@@ -201,7 +201,7 @@ export async function checkProgram(deps: ProgramDeps, signal: AbortSignal): Prom
 
 type Look = { readonly models: readonly ModelInfo[]; readonly isLoggedIn: boolean };
 
-/** What it says of itself before its first turn, for which alone it is started. @throws BridgeError `claude_program` */
+/** Starts the program only to ask it for its models and its login, before any turn. @throws BridgeError `claude_program` */
 export async function lookAtProgram(deps: ProgramDeps, signal: AbortSignal): Promise<Look> {
   const program = await startProgram(deps, {
     args: [],

@@ -10,15 +10,15 @@ import { fields, string } from "./wire.ts";
 export type Site = {
   /** Ends the sentence "Cannot …". */
   readonly what: string;
-  /** What a 404 means here. */
+  /** The code of a 404 here. */
   readonly notFound?: ErrorCode;
-  /** What a bad request means here. */
+  /** The code of a bad request here. */
   readonly refused?: ErrorCode;
-  /** What it means that the endpoint does not serve this path (404, 405, 501; 403 where it is not Anthropic's). */
+  /** The code where the endpoint does not serve this path (404, 405, 501; 403 where it is not Anthropic's). */
   readonly unserved?: ErrorCode;
   /** The endpoint is not Anthropic's. */
   readonly isForeign?: boolean;
-  /** The headers had arrived: what breaks from here on is the stream. */
+  /** The headers have arrived, so that a fault is one of the stream. */
   readonly isStream?: boolean;
 };
 
@@ -26,11 +26,11 @@ export type Site = {
 export function claudeFailure(site: Site, error: unknown): BridgeError {
   if (error instanceof BridgeError) return error;
   const { status, type, errorCode, cause, apiMessage, requestID, headers } = fields(error);
-  // What our own fetch found wrong comes back wrapped as a connection error.
+  // The SDK wraps a fault that `watchedFetch` found as a connection error.
   if (cause instanceof BridgeError) return new BridgeError(cause.code, `Cannot ${site.what} as ${cause.message}`);
   const answer = { status: typeof status === "number" ? status : null, type: word(type), errorCode: word(errorCode) };
   if (answer.status === null && answer.type === null) return brokenLine(site, error);
-  // Endpoints that are not Anthropic's have their words wherever they like.
+  // Endpoints other than Anthropic's put their sentence elsewhere.
   const sentence = string(apiMessage) || (error instanceof Error ? error.message : "");
   const code = heed(codeOf(site, answer, sentence), site, answer.status, headers);
   const said = Object.values(answer).filter((part) => part !== null);
@@ -46,7 +46,7 @@ export function claudeFailure(site: Site, error: unknown): BridgeError {
 type Refusal = Answer & { readonly sentence: string };
 const refusals = new WeakMap<BridgeError, Refusal>();
 
-/** What the server answered, its sentence included, which is in no message; null where it did not. */
+/** The server's answer, with its sentence, which no message has; null where the server did not answer. */
 export const refusalOf = (error: unknown): Refusal | null =>
   (error instanceof BridgeError && refusals.get(error)) || null;
 
@@ -76,7 +76,7 @@ const byTypeOrStatus: ReadonlyMap<string | number | null, ErrorCode> = new Map<s
   [402, "claude_credit"],
   [403, "claude_forbidden"],
   [408, "claude_unreachable"],
-  // A conflict passes, and the prompt must not be lost over it.
+  // A conflict passes: the prompt is tried again, not lost.
   [409, "claude_protocol"],
   [413, "claude_too_large"],
   [429, "claude_rate_limited"],
@@ -86,7 +86,7 @@ const byTypeOrStatus: ReadonlyMap<string | number | null, ErrorCode> = new Map<s
   [529, "claude_overloaded"],
 ]);
 
-/** Only where status and type are the same as of a plain bad request; the first that matches counts. */
+/** Read only where status and type are those of a plain bad request; the first that matches counts. */
 const bySentence: readonly (readonly [RegExp, ErrorCode])[] = [
   [/credit balance/iu, "claude_credit"],
   [/usage limits?\b/iu, "claude_spend_limit"],
@@ -118,7 +118,7 @@ function codeOf(
     return unserved;
   if (isBadRequest && refused === "claude_settings" && /\bmodel\b/iu.test(sentence)) return "claude_model";
   if (status === 404 && notFound === "claude_model" && /\bmodel\b/iu.test(sentence)) return notFound;
-  // Without a type it was not the API that spoke: a proxy, a portal, the wrong server.
+  // An answer without a type is not from the API but from a proxy, a portal, the wrong server.
   if (type === null && (status === 403 || status === 404)) return "claude_protocol";
   if (status === 404 || type === "not_found_error") return notFound;
   const named = byTypeOrStatus.get(type) ?? byTypeOrStatus.get(status);
@@ -130,7 +130,7 @@ function codeOf(
 /** Refusals that say neither what is wrong nor that a person must mend it. */
 const vague: ReadonlySet<ErrorCode> = new Set(["claude_unreachable", "claude_timeout", "claude_protocol"]);
 
-/** `x-should-retry`: the server says whether the same request may do later. What is known for what it is stays that. */
+/** Follows `x-should-retry`, by which the server says whether the same request may do later, where `code` is vague or a mere refusal. */
 function heed(
   code: ErrorCode,
   { refused = "claude_request" }: Site,
@@ -142,12 +142,12 @@ function heed(
   return said === "true" && code === refused && status !== null ? "claude_unreachable" : code;
 }
 
-/** No answer at all, or a stream that broke: the runtimes throw what they like here (TypeError, DOMException, SyntaxError). */
+/** The failure without an answer, or of a stream that broke: runtimes throw different errors (TypeError, DOMException, SyntaxError). */
 function brokenLine({ what, isStream }: Site, error: unknown): BridgeError {
   const failed = (code: ErrorCode, why: string, cause?: unknown): BridgeError =>
     new BridgeError(code, `Cannot ${what} as ${why}`, { cause });
   const name = error instanceof Error ? error.name : "";
-  // `watchedFetch` reads no further.
+  // `watchedFetch` throws it for a body that does not end.
   if (error instanceof RangeError) return failed("claude_protocol", error.message);
   if (isStream) return failed("claude_stream_lost", "the stream broke off", error);
   if (name === "APIConnectionTimeoutError") return failed("claude_timeout", "the Claude API did not answer in time");
@@ -174,7 +174,7 @@ function retryAfter(headers: unknown): Millis | undefined {
   return waits.find((ms) => ms >= 0);
 }
 
-/** Null where it fails with this code. */
+/** Resolves to null where `work` fails with this code. */
 export async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T | null> {
   try {
     return await work;
@@ -184,6 +184,6 @@ export async function nullFor<T>(code: ErrorCode, work: Promise<T>): Promise<T |
   }
 }
 
-/** Words of the protocol only: nothing that could be a sentence, a body or a key gets into a message. */
+/** A word of the protocol, else null: no sentence, body or key may get into a message. */
 const word = (value: unknown): string | null =>
   typeof value === "string" && /^[\w.-]{1,64}$/u.test(value) ? value : null;

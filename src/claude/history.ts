@@ -1,12 +1,12 @@
 /**
- * The conversation as the Messages API wants it, from the log that is kept here.
+ * Turns the log that is kept here into the conversation as the Messages API wants it.
  *
  *   prompt      the text of a user's message        other `messages.user`       its whole content, where it is more than text
  *   reply       the text of an answer               other `messages.assistant`  its model and whole content, where it is more
  *
- * It is read from the newest entry back until the budget is full, in tokens or in turns, so that it costs the same for ever. Whole blocks go back
- * unchanged. A thinking block is bound to its model and to everything before it, so that once anything is left out, or the model is
- * another one, the thinking of turns that are over stays out too.
+ * The log is read from the newest entry back until the budget is full, in tokens or in turns, so that a long one costs no more. Whole
+ * blocks go back unchanged. A thinking block is bound to its model and to everything before it, so that once anything is left out, or
+ * the model is another one, the thinking of turns that are over stays out too.
  * **Source:** Claude API guide, "Building with extended thinking", and "Thinking blocks are tied to the model and the conversation".
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
@@ -23,7 +23,7 @@ export type History = {
   /** Oldest first, the roles in turn, beginning with the user. */
   readonly messages: Message[];
   readonly open: readonly OpenUse[];
-  /** Of the newest entry; 0 where there is none. */
+  /** The time of the newest entry; 0 where there is none. */
   readonly lastAt: Millis;
 };
 
@@ -34,23 +34,23 @@ export const assistantRaw = "messages.assistant";
 export const toUseId = (turnId: string, index: number, blockId: string): string => `${turnId}:use${index}:${blockId}`;
 const blockIdOf = (entryId: string): string => entryId.replace(/^.*?:use\d+:/u, "");
 
-/** Text in tokens, on the safe side: about 3 bytes each, and a little for the frame of a message. */
+/** Estimates the tokens of a text, on the safe side: about 3 bytes each, and a little for the frame of a message. */
 export const estimateTokens = (text: string): number => Math.ceil(new TextEncoder().encode(text).length / 3) + 8;
 
-/** About what a picture costs at most, and a PDF per character of its base64. */
+/** About the most tokens of a picture, and about the characters of a PDF's base64 that cost one token. */
 const imageTokens = 1_600;
 const base64PerToken = 40;
-/** Of all pictures and documents together. More than 20 pictures would have to be smaller. */
+/** The bounds of all pictures and documents together: the API wants smaller pictures where there are more than 20. */
 const historyBase64Max = 12 * 2 ** 20;
 const filesMax = 20;
-/** Short ones would fill the budget by thousands, which takes longer to read than all else that an answer asks of us. */
+/** Bounds short turns: thousands would fit the budget, and take longer to read than all other work for an answer. */
 const turnsMax = 500;
 
 type Turn = { readonly messages: Message[]; readonly tokens: number; readonly id: string; readonly open: OpenUse[] };
 /** `isWhole`: no picture or document was left out. */
 type Room = { tokens: number; base64: number; files: number; isWhole: boolean };
 
-/** @param log newest first, read as far as there is room for it @param tokensMax about, for all of it */
+/** @param log newest first, read as far as there is room @param tokensMax the budget of all messages, about */
 export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax: number): History {
   const room: Room = { tokens: tokensMax, base64: historyBase64Max, files: filesMax, isWhole: true };
   const turns: Turn[] = [];
@@ -63,7 +63,7 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
     if (entry.type !== "prompt") continue;
     const turn = toTurn(entries.reverse(), model, room);
     entries = [];
-    // What Claude waits for goes along at any length.
+    // The turn whose tool uses wait for results goes along at any length.
     isTrimmed = turns.length >= turnsMax || (turn.tokens > room.tokens && (turns.length > 0 || turn.open.length === 0));
     if (isTrimmed) break;
     room.tokens -= turn.tokens;
@@ -74,12 +74,12 @@ export function toHistory(log: Iterable<SessionEvent>, model: string, tokensMax:
   const isBare = (index: number): boolean => (index > 0 || open.length === 0) && (isTrimmed || !room.isWhole);
   const messages = kept.map((turn, index) => (isBare(index) ? turn.messages.map(withoutThinking) : turn.messages));
   const merged = mergeNeighbours(messages.reverse().flat());
-  // Some of what is open may be answered already: the rest is yet to come.
+  // Results of an open turn may be still to come: `settle` would answer those tool uses as interrupted.
   return { messages: open.length > 0 ? merged : settle(merged), open, lastAt };
 }
 
 /**
- * The beginning moves seldom, so that the API can cache what follows: it lies at one turn in eight, chosen by its id alone.
+ * Cuts the turns to begin at one turn in eight, chosen by its id alone, so that the beginning moves seldom and the API can cache the rest.
  * @param turns newest first
  */
 function fromAnchor(turns: readonly Turn[]): readonly Turn[] {
@@ -94,14 +94,14 @@ const withoutThinking = ({ role, content }: Message): Message => ({
   role,
   content: content.filter((block) => !isThinking(block)),
 });
-/** The conversation without any thinking, for an endpoint that does not take its own back. */
+/** The conversation without any thinking, for an endpoint that does not take its own thinking back. */
 export const withoutAnyThinking = (messages: readonly Message[]): Message[] => settle(messages.map(withoutThinking));
 
 const withoutCitations = (block: ContentBlock): ContentBlock =>
   Object.fromEntries(Object.entries(block).filter(([key]) => key !== "citations"));
 const isSearch = ({ type }: ContentBlock): boolean => /^server_tool_use$|._tool_result$/u.test(string(type));
 
-/** The conversation without what was searched in it, for an endpoint without a search; then no thinking fits any more. */
+/** The conversation without its searches, for an endpoint without a search; thinking goes too, as it is bound to them. */
 export function withoutSearches(messages: readonly Message[]): readonly Message[] {
   if (!messages.some(({ content }) => content.some(isSearch))) return messages;
   const plain = messages.map(({ role, content }) => ({
@@ -117,7 +117,7 @@ const contentOf = (raw: JsonValue | undefined): ContentBlock[] => {
   return Array.isArray(content) ? (content as ContentBlock[]) : [];
 };
 
-/** From one prompt to before the next, oldest first. What Claude declined is left out: with it in sight it would decline again. */
+/** The messages of a turn: from a prompt to before the next, oldest first. A declined turn is left out, or Claude would decline again. */
 function toTurn(entries: readonly SessionEvent[], model: string, room: Room): Turn {
   const messages: Message[] = [];
   const uses = new Map<string, OpenUse>();
@@ -157,7 +157,7 @@ function tokensOf(block: ContentBlock): number {
   return isBase64 ? Math.ceil(dataOf(block).length / base64PerToken) : estimateTokens(JSON.stringify(block));
 }
 
-/** A picture or a document stays within its own budget, and is named else. */
+/** Keeps a picture or a document that fits its budget; else only names it. */
 function keepOrName(block: ContentBlock, room: Room): ContentBlock {
   if (!isFile(block)) return block;
   const size = dataOf(block).length;
@@ -170,7 +170,7 @@ function keepOrName(block: ContentBlock, room: Room): ContentBlock {
   return { type: "text", text: block["type"] === "image" ? "[picture sent]" : "[document sent]" };
 }
 
-/** Neighbours of one role in one message, beginning with the user: an answer whose prompt is gone goes too. */
+/** Merges neighbours of one role into one message, beginning with the user: an answer whose prompt is gone goes too. */
 export function mergeNeighbours(messages: readonly Message[]): Message[] {
   const merged: Message[] = [];
   for (const { role, content } of messages) {
@@ -181,7 +181,7 @@ export function mergeNeighbours(messages: readonly Message[]): Message[] {
   return merged;
 }
 
-/** Every tool use has its result right after it, and no result stands alone: anything else would be refused for ever. */
+/** Gives every tool use its result right after it, and drops a result that stands alone: the API would refuse the conversation for ever. */
 export function settle(messages: Message[]): Message[] {
   messages.forEach((message, index) => {
     if (message.role !== "user") return;
@@ -206,7 +206,7 @@ export const toResultBlock = (tool_use_id: string, content: string, is_error: bo
   is_error,
 });
 
-/** As the SDK takes them, with a breakpoint of the cache on the last block of the last user's message. */
+/** The messages as the SDK takes them, with a cache breakpoint on the last block of the last user message. */
 export function toParams(messages: readonly Message[], isCached: boolean): Anthropic.MessageParam[] {
   const last = messages.findLastIndex(({ role }) => role === "user");
   return messages.map(({ role, content }, index) => {

@@ -9,13 +9,13 @@
  */
 import type { JsonValue, Millis, PromptFile, SessionEvent } from "../core/model.ts";
 
-/** What is asked of Claude, as it was built: the row of a post holds it. */
+/** A request to Claude, as it was built: the row of its post holds it. */
 export type Request =
   | {
       readonly kind: "prompt";
       readonly text: string;
       readonly files: readonly PromptFile[];
-      /** The same for each try: by it, and its text, a line that remembers knows a prompt again. */
+      /** The same for each try: a line that remembers knows a prompt again by its id and its text. */
       readonly id?: number;
     }
   /** Answers a tool use that waits for a person. `reason` goes to Claude with a no. */
@@ -35,13 +35,13 @@ export type LocalTool = {
   readonly name: string;
   readonly description: string;
   readonly inputSchema: { readonly [key: string]: JsonValue };
-  /** It works on files of this machine: beside it Claude has no sandbox. */
+  /** The tool works on files of this machine: beside it Claude has no sandbox. */
   readonly isOfMachine: boolean;
 };
 
-/** What a line is told of a session. */
+/** A session as a line sees it. */
 export type SessionView = {
-  /** Ours: random, says nothing about the person. */
+  /** Our id of the session: random, so that it tells nothing about the person. */
   readonly id: string;
   /** The id at the API; null before it was created there, and always where the log is kept here. */
   readonly remoteId: string | null;
@@ -50,13 +50,13 @@ export type SessionView = {
   readonly effort: string;
   readonly system: string;
   readonly tools: readonly LocalTool[];
-  /** Where the owner's own program works, absolute; absent for every other line. */
+  /** The absolute path where the owner's own program works; absent for every other line. */
   readonly folder?: string;
-  /** Where it has a tool for commands. */
+  /** True where the owner's own program has a tool for commands. */
   readonly mayRun?: boolean;
   /** Metadata for a session that must be created now, encoded (`core/metadata.ts`). */
   readonly metadata: { readonly [key: string]: string };
-  /** The stored log, newest first, read as far as it is asked for: what `messages` sends as history. */
+  /** The stored log, newest first, read lazily: the line `messages` sends it as history. */
   readonly history: () => Iterable<SessionEvent>;
 };
 
@@ -67,7 +67,7 @@ export type Frame =
   | { readonly kind: "delta"; readonly eventId: string; readonly text: string }
   /** The session was deleted. */
   | { readonly kind: "deleted" }
-  /** Not one byte, or nothing but pings, for as long as the watchdog waits; it comes again after as long again. */
+  /** The watchdog saw no byte, or nothing but pings, for its whole wait; the frame comes again after as long again. */
   | { readonly kind: "silent" };
 
 export type RemoteSession = {
@@ -76,7 +76,7 @@ export type RemoteSession = {
   readonly metadata: { readonly [key: string]: string };
   readonly status: "idle" | "running" | "rescheduling" | "terminated";
   readonly isArchived: boolean;
-  /** RFC 3339; moved means fetch, not moved proves nothing. */
+  /** RFC 3339. One that moved means that the session changed; one that did not proves nothing. */
   readonly updatedAt: string;
 };
 
@@ -98,8 +98,8 @@ export interface Remote {
   /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**
-   * Pages of the log, oldest first, what is queued last: all of it, every prompt, or what has `at` from a time on.
-   * @throws BridgeError; what was yielded before stays valid
+   * Yields pages of the log, oldest first, queued entries last: all entries, every prompt, or those with `at` from a time on.
+   * @throws BridgeError; pages that were yielded before stay valid
    */
   list(remoteId: string, part: Millis | "all" | "prompts", signal: AbortSignal): AsyncIterable<readonly SessionEvent[]>;
   /** Null when it was deleted. */
@@ -113,9 +113,9 @@ export interface Remote {
   archive(remoteId: string, signal: AbortSignal): Promise<void>;
   /** Deletes the session with its transcript and files; one that is gone already is no failure. */
   remove(remoteId: string, signal: AbortSignal): Promise<void>;
-  /** What Claude made in a session so far, oldest first. A file may show some seconds after the turn that made it. */
+  /** Resolves to the files that Claude made in a session, oldest first. A file may show some seconds after the turn that made it. */
   files(remoteId: string, signal: AbortSignal): Promise<readonly RemoteFile[]>;
-  /** The bytes of one; null where it is larger than `bytesMax`, or not to be had any more. */
+  /** Resolves to the bytes of a file; null where it is larger than `bytesMax`, or not to be had any more. */
   download(fileId: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array | null>;
   /** The server's clock minus ours in ms, from the last response's `Date`; 0 before the first. */
   skewMs(): Millis;
@@ -128,8 +128,8 @@ export type ModelInfo = {
 };
 
 /**
- * Hears each entry of the log that `post` makes, and where the turn runs inside of it, the text of a reply piece by piece. What it throws
- * ends the turn.
+ * Hears each entry of the log that `post` makes, and where the turn runs inside of `post`, the text of a reply piece by piece. An error
+ * that it throws ends the turn.
  */
 export type Hear = (frame: Frame) => void;
 
@@ -137,24 +137,24 @@ export interface Line {
   readonly name: "sessions" | "messages" | "claude-code" | "scripted";
   readonly remote: Remote | null;
   /**
-   * The other side keeps the conversation, though it has no log to read: a prompt whose fate is unknown is posted again, and is not asked
-   * twice; and so is one whose turn was cut off, which goes on.
+   * True where the other side keeps the conversation, though it has no log to read: a prompt of unknown outcome is posted again and not
+   * asked twice, and so is one whose turn was cut off, which goes on.
    */
   readonly remembers?: true;
-  /** A file that Claude does not read itself (a table, an archive, a long text) is put where its tools can. */
+  /** True where a file that Claude does not read itself (a table, an archive, a long text) is put where its tools can read it. */
   readonly hasSandbox: (session: Pick<SessionView, "tools">) => boolean;
   /**
    * Posts requests in one go, in their order, once. `hear` gets entries of the log: with a `remote` the echoes, in the order of the
    * requests (an interrupt may have none); else the whole turn, from the prompt to the idle that ends it or waits for results, together
-   * once it is whole; of a line that remembers each as it comes. What an answer has cost that is never whole is heard all the same.
-   * Without a `remote` there is nothing to confirm, and a turn is stopped by `signal`; there an interrupt answers the tool uses
-   * that are open with an error. Resolves when the request is over.
+   * once it is whole; of a line that remembers each as it comes. The cost of an answer that is never whole is heard all the same.
+   * Without a `remote` there is nothing to confirm, and `signal` stops a turn; there an interrupt answers the tool uses that are open
+   * with an error. Resolves when the request is over.
    * @throws BridgeError `claude_*`: `claude_request` and the like are definite refusals, after `claude_unreachable`,
-   *   `claude_stream_lost` and `claude_protocol` the outcome is unknown (`partial` has what was said by then); `claude_busy` means
+   *   `claude_stream_lost` and `claude_protocol` the outcome is unknown (`partial` has the reply so far); `claude_busy` means
    *   that the session waits for answers first
    */
   post(session: SessionView, requests: readonly Request[], hear: Hear, signal: AbortSignal): Promise<void>;
-  /** Asks this model for one word, which tells a prompt that fails from an endpoint that does: resolves where it is answered. */
+  /** Resolves where the model answers a prompt of one word, which tells a prompt that fails from an endpoint that fails. */
   readonly probe?: (model: string, signal: AbortSignal) => Promise<void>;
   /** Resolves when key, endpoint and, for `sessions`, the right to use Managed Agents are in order. */
   check(signal: AbortSignal): Promise<void>;

@@ -3,9 +3,9 @@
  *
  *   agent.ts     the environment and the agent, made once
  *   sandbox.ts   files that go into a session and come out of it
- *   here         the session, its event log in pages, and what is posted to it
+ *   here         the session, its event log in pages, and the posts to it
  *
- * Nothing that says who a person is goes to the remote side: only what the caller puts into title, metadata and prompt.
+ * Title, metadata and prompt of the caller are all that the remote side gets: no line of this file adds who a person is.
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import type { Clock } from "../clock.ts";
@@ -36,9 +36,9 @@ const titleMax = 500;
 /** A running session can be neither archived nor deleted: it is interrupted and looked at this often, this many times. */
 const restPollMs = 1_000;
 const restPolls = 30;
-/** Pings, and nothing that happens, for so long while a session runs: the log is looked at. */
+/** After so long with nothing but pings while a session runs, the log is looked at. */
 const pingsOnlyMs = 60_000;
-/** A session whose answer was lost is among the newest: it was made just now. */
+/** A session whose answer was lost is among so many of the newest, since it was made just now. */
 const recentSessions = 100;
 
 /** @param deps.memory remembers ids across restarts */
@@ -64,13 +64,13 @@ export function createManagedLine(deps: ManagedDeps): Line {
 const hasSandbox = ({ toolPolicy }: ManagedDeps, { tools }: Pick<SessionView, "tools">): boolean =>
   toolPolicy !== "off" && !tools.some(({ isOfMachine }) => isOfMachine);
 
-/** Without a sandbox it can write no file. */
+/** The system prompt, which names the folder for files where a sandbox can write them. */
 const systemOf = (deps: ManagedDeps, session: Pick<SessionView, "system" | "tools">): string =>
   hasSandbox(deps, session)
     ? `${session.system}\n\nFiles that you save in ${outputsFolder} are sent to the chat.`.trim()
     : session.system;
 
-/** What the tools of a session were made of, so that changed settings reach it. */
+/** The key of the tools that a session has, so that changed ones are noticed. */
 const toolsKey = (remoteId: string): string => `claude.tools.${remoteId}`;
 const toolsOf = ({ toolPolicy }: ManagedDeps, { tools }: SessionView) => toTools(toolPolicy, tools);
 
@@ -88,7 +88,7 @@ async function createWith(
   const made = await withEffort(session.model, session.effort, (model) =>
     deps.api.call(site, ({ beta }) => beta.sessions.create({ agent: { ...own, model }, ...rest }, { signal })),
   ).catch((error: unknown) => {
-    // A refusal that names none of the settings is about something else, and stays.
+    // A refusal that names none of the settings is no fault of theirs.
     const isOther = isCode(error, "claude_settings") && !/agent|system|tools/iu.test(refusalOf(error)?.sentence ?? "");
     throw isOther ? new BridgeError("claude_request", error.message) : error;
   });
@@ -108,7 +108,7 @@ function createRemote(deps: ManagedDeps, keeper: AgentKeeper, sandbox: Sandbox):
       try {
         return await createWith(deps, keeper, session, signal);
       } catch (error) {
-        // Deleted or archived behind our back: mended once. Nothing was created, so this asks nothing twice.
+        // A deleted or archived agent or environment is made anew once. No session was created, so none is made twice.
         const isMendable = isCode(error, "claude_request", "claude_model", "claude_settings");
         if (!isMendable || !(await keeper.forgetLost(signal))) throw error;
         return await createWith(deps, keeper, session, signal);
@@ -180,7 +180,7 @@ function createEnds(
   };
 }
 
-/** A session that rests has nothing to say. */
+/** Reads the stream. The watch for pings is off while the session rests, since it has nothing to send then. */
 async function* toFrames(wires: AsyncIterable<unknown>, clock: Clock, watch: Watch): AsyncGenerator<Frame> {
   const read = createFrameReader();
   let isRunning = true;
@@ -221,17 +221,17 @@ async function post(
   }
 }
 
-/** What is in the log, but as what, must be looked up. An interrupt has not always an echo, and needs none. */
+/** @throws BridgeError for a request without an echo: its entry must be looked up. An interrupt has not always an echo, and needs none. */
 function toEchoes(requests: readonly Request[], echoes: readonly (SessionEvent | null)[]): SessionEvent[] {
   if (requests.some(({ kind }, index) => kind !== "interrupt" && (echoes[index] ?? null) === null))
     throw new BridgeError("claude_protocol", "Cannot follow what was posted as the Claude API did not echo it");
   return echoes.filter((echo) => echo !== null);
 }
 
-/** A refusal in its own words: the session is over (a conflict says so too), or at work. */
+/** The error of a refused post: that the session is over (a conflict says so too), that it is at work, or the error as it is. */
 async function explain({ api }: ManagedDeps, remoteId: string, error: unknown, signal: AbortSignal): Promise<unknown> {
   if (!isCode(error, "claude_protocol", "claude_settings")) return error;
-  // Where even that cannot be told, it is what it was.
+  // A look-up that fails leaves the error as it is.
   const there = await lookUp(api, remoteId, signal).catch(() => undefined);
   const isOver = there === null || there?.isArchived === true || there?.status === "terminated";
   if (isOver) return new BridgeError("claude_request", `${error.message}, and the session is over`);
@@ -265,7 +265,7 @@ async function applyTools(
   memory.set(toolsKey(remoteId), print);
 }
 
-/** Cut inside a character it would be no text any more. */
+/** Cuts a title; a character that the cut has halved is mended, or it would be no valid text. */
 const toTitle = (title: string): string => title.slice(0, titleMax).toWellFormed();
 
 function isCode(error: unknown, ...codes: readonly ErrorCode[]): error is BridgeError {
@@ -288,7 +288,7 @@ function toRemoteSession(wire: unknown, what: string): RemoteSession {
 
 type EventQuery = NonNullable<Parameters<Anthropic["beta"]["sessions"]["events"]["list"]>[1]>;
 
-/** More than a turn has; the API would give 1,000, which results of tools could make too much for one answer. */
+/** Entries of a page, more than a turn has; of the 1,000 that the API would give, results of tools could make too large an answer. */
 const pageMax = 250;
 /** Prompts echo their files: small pages keep an answer small. */
 const promptPageMax = 100;
@@ -307,7 +307,7 @@ function eventsOf(api: ClaudeApi, remoteId: string, signal: AbortSignal) {
       yield page.map(toSessionEvent).filter((event) => event !== null);
   }
   return {
-    /** By `processed_at` from a time on; then what is still queued, which no time filter matches. */
+    /** Lists by `processed_at` from a time on; then the entries that are still queued, which no time filter matches. */
     async *list(part: Millis | "all" | "prompts"): AsyncGenerator<readonly SessionEvent[]> {
       if (part === "all") return yield* pages({ limit: pageMax, order: "asc" });
       if (part === "prompts") return yield* pages({ limit: promptPageMax, order: "asc", types: ["user.message"] });

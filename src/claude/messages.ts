@@ -2,9 +2,9 @@
  * The line `messages`: one request per turn, the conversation kept here. Works with every endpoint that speaks the Messages API.
  *
  *   history.ts    the log as messages            response.ts    an answer, gathered from its stream
- *   here          a turn: what is asked, asked again where a pause wants it, and what becomes of it in the log
+ *   here          a turn: the request, repeated where Claude pauses, and the entries that it becomes in the log
  *
- * Nothing is stored before an answer is complete: a turn that broke off rejects, with what had come by then.
+ * No entry is made before an answer is complete: a turn that broke off rejects, with the part that had come.
  */
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -40,11 +40,11 @@ export type MessagesDeps = {
 };
 
 const defaultHistoryTokens = 100_000;
-/** Thinking that is not shown is silent, pings aside; but a person is told something within two minutes. */
+/** The longest time with only pings, as in thinking that is not shown: a person is told something within two minutes. */
 const pingsOnlyMs: Millis = 90_000;
-/** It may have been long thinking all the same: the next try waits for it. */
+/** The same for the try after that, since it may have been long thinking. */
 const patientMs: Millis = 10 * 60_000;
-/** How often a paused turn is continued before we take what there is. */
+/** A paused turn is continued so often; then the answer so far is taken. */
 const pausesMax = 2;
 
 export function createMessagesLine(deps: MessagesDeps): Line {
@@ -72,11 +72,11 @@ const wordMs: Millis = 60_000;
 
 type Making = MessagesDeps & {
   readonly request: Requester;
-  /** Conversations whose last answer was nothing but pings. */
+  /** Ids of sessions whose last answer was nothing but pings. */
   readonly silent: Set<string>;
 };
 
-/** A turn that is being made: its entries in the log, and what they say to Claude. */
+/** A turn that is being made: its entries in the log, and their content for Claude. */
 type Turn = {
   readonly id: string;
   readonly at: Millis;
@@ -95,7 +95,7 @@ async function post(
   const { clock, silent } = making;
   const tell = (entries: readonly SessionEvent[]): void => entries.forEach((event) => hear({ kind: "event", event }));
   const past = history.toHistory(session.history(), session.model, making.historyTokensMax ?? defaultHistoryTokens);
-  // Later than all that was said before, even if the clock was set back meanwhile: the log is read in this order.
+  // Entries are later than all before, even if the clock was set back meanwhile, since the log is read in the order of time.
   const at = Math.max(clock.now(), past.lastAt + 1);
   const turn: Turn = { id: `local:${making.newId()}`, at, entries: [], content: [], open: past.open };
   answer(turn, requests);
@@ -144,7 +144,7 @@ const rest = ({ id, at }: Turn, stop: (SessionEvent & { type: "idle" })["stop"])
   stop,
 });
 
-/** Takes down the results, and what an interrupt leaves unanswered; a result that the log has already is passed over. */
+/** Adds the results, and errors for tool uses that an interrupt leaves unanswered; a result that the log has already is passed over. */
 function answer(turn: Turn, requests: readonly Request[]): void {
   const results: history.ContentBlock[] = [];
   const settle = (use: history.OpenUse, text: string, isError: boolean): void => {
@@ -172,7 +172,7 @@ function ask(turn: Turn, { text, files }: Request & { kind: "prompt" }, index: n
   turn.content.push(...content);
 }
 
-/** Asks, and again where Claude paused; what comes is in `replies`. @throws BridgeError with what was said until it broke */
+/** Asks, again where Claude paused, and gathers `replies`. @throws BridgeError with the text that came before a break */
 async function run(
   { clock, request }: Making,
   session: SessionView,
@@ -196,12 +196,12 @@ async function run(
         beganAt ??= now;
         const isMore = addFrame(reply, frame);
         if (isMore) watch.movedAt = now;
-        // Frames that bring nothing are no more than pings.
+        // Frames that bring nothing count as pings.
         idleAt = isMore ? null : (idleAt ?? now);
         if (frame === "pinging" || (idleAt !== null && now >= idleAt + options.pingsMs))
           throw new BridgeError("claude_silent", "Cannot read Claude's answer as nothing but pings came for too long");
         preview(replyId(turnId, replies), replies);
-        // Whatever the stream does after that.
+        // An answer that is over does not wait for the end of its stream.
         if (isReplyOver(reply, now - beganAt)) break;
       }
       if (options.signal.aborted || !isComplete(reply)) throw streamLost("it ended before the answer did");
@@ -218,20 +218,20 @@ async function run(
   }
 }
 
-/** The line broke after the request had gone out: the answer may have been made, and paid for. */
+/** Codes of a line that broke after the request had gone out: the answer may have been made, and paid for. */
 const resets: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOCKET"]);
 
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot read Claude's answer as ${why}`);
 
 const blocksOf = (replies: readonly ApiReply[]): history.ContentBlock[] => replies.flatMap(({ blocks }) => blocks);
-/** Some endpoints give every message the same id, or none: ours is its own. An answer that begins anew is another one. */
+/** Our own id of a reply, as some endpoints give every message the same id, or none. An answer that begins anew is another reply. */
 const replyId = (turnId: string, replies: readonly ApiReply[]): string => {
   const restarts = replies.reduce((sum, reply) => sum + reply.restarts, 0);
   return `${turnId}:reply${restarts === 0 ? "" : restarts}`;
 };
 
-/** What an answer leaves in the log. */
+/** Adds the entries of an answer to the turn. */
 function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly ApiReply[], at: Millis): void {
   const last = replies.at(-1) ?? emptyReply();
   const isToolStop = last.stopReason === "tool_use" && tools.length > 0;

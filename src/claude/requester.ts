@@ -1,6 +1,6 @@
 /**
- * One request to the Messages API, and what an endpoint does not take of it. Compatible endpoints and older models refuse fields
- * that others need: what a refusal names is left out, asked once more at once, and remembered. A refused request costs nothing.
+ * Makes a request to the Messages API, without the fields that its endpoint refuses. Compatible endpoints and older models refuse fields
+ * that others need: a field that a refusal names is left out, at once and from then on. A refused request costs nothing.
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
 import { BridgeError } from "../core/errors.ts";
@@ -11,14 +11,14 @@ import { toParams, withoutAnyThinking, withoutSearches, type Message } from "./h
 import type { SessionView } from "./line.ts";
 import { toToolParam } from "./wire.ts";
 
-/** Where the model's own limit is not known. Thinking counts too: less is gone before a word is said. */
+/** `max_tokens` where the model's own limit is not known. Thinking counts too: a lower limit may be used up before the reply begins. */
 const defaultOutputTokens = 32_000;
 const triesMax = 3;
 const searchesMax = 5;
 
 type Feature = "cache" | "effort" | "search" | "thinking" | "tools";
 
-/** What names a feature in a refusal. */
+/** The words of a refusal that name a feature. */
 const features: readonly (readonly [Feature, RegExp])[] = [
   ["cache", /cache_control|cache/iu],
   ["effort", /output_config|effort/iu],
@@ -39,16 +39,16 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
   const limitOf = async (model: string, signal: AbortSignal): Promise<number> => {
     const known = outputMax.get(model);
     if (known !== undefined) return known;
-    // A look-up that fails is none: the prompt must not wait for it again.
+    // A look-up that fails counts as an unknown limit, since the prompt must not wait for another.
     const found = await api.model(model, signal).catch(() => null);
     const limit = found?.outputTokensMax ?? defaultOutputTokens;
     if (!signal.aborted) outputMax.set(model, limit);
     return limit;
   };
-  /** Thinking is refused in one conversation, everything else for a model. */
+  /** The key under which a refusal is remembered: thinking is refused in one conversation, any other feature for a model. */
   const keyOf = (feature: Feature, { id, model }: SessionView): string =>
     feature === "thinking" ? `thinking ${id}` : `${feature} ${model}`;
-  /** True where the request may go out once more, without what was refused. */
+  /** Remembers the refused feature; true where the request may go out once more without it. */
   const learn = (error: unknown, sent: readonly Feature[], asked: number, session: SessionView): boolean => {
     const { status, type, sentence } = refusalOf(error) ?? { status: null, type: null, sentence: "" };
     const isRefusal = status === 400 || status === 422 || type === "invalid_request_error" || isUnnamed.test(sentence);
@@ -61,14 +61,14 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     }
     const left = features.filter(([feature]) => sent.includes(feature));
     const named = left.filter(([, pattern]) => pattern.test(sentence));
-    // A refusal that names nothing is about what is newest; thinking is at home in a message, and tools are old.
+    // A refusal that names no feature is about a new one; thinking is part of a message, and tools are old.
     const isNew = (feature: Feature): boolean => feature !== "thinking" && feature !== "tools";
     const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => isNew(feature)) : [];
     const found = named.length > 0 ? named : guessed;
     for (const [feature] of found) refused.add(keyOf(feature, session));
     return found.length > 0;
   };
-  /** Frames of the answer. @throws BridgeError */
+  /** Yields the frames of the answer. @throws BridgeError */
   return async function* (
     session: SessionView,
     messages: readonly Message[],

@@ -1,5 +1,5 @@
 /**
- * One answer of the Messages API, gathered from its stream, or from the JSON that some endpoints send instead; and its list price.
+ * Gathers an answer of the Messages API from its stream, or from the JSON that some endpoints send instead; and tells its list price.
  * Lenient where endpoints differ: indices may repeat or be −1, usage may be null, a second `message_start` begins the answer anew.
  * **Source:** SDK type `RawMessageStreamEvent`.
  */
@@ -12,9 +12,9 @@ type Block = { [key: string]: JsonValue };
 const nothing: Used = { input: 0, cacheRead: 0, cacheWrite: 0, output: 0, searches: 0 };
 
 export const emptyReply = () => ({
-  /** As they came, but for text and input, which come in pieces. */
+  /** The content blocks as they came; text and input come in pieces. */
   blocks: [] as Block[],
-  /** What each index of the stream is, the last one that began with it. */
+  /** The block of each index of the stream: the last that began with it. */
   byIndex: new Map<unknown, { readonly block: Block; json: string }>(),
   stopReason: null as string | null,
   used: nothing,
@@ -22,19 +22,19 @@ export const emptyReply = () => ({
   isStopped: false,
   /** How often the answer began anew after it had said something. */
   restarts: 0,
-  /** What it had grown to since then, by `lengthOf`. */
+  /** The greatest `lengthOf` since the answer began, or began anew. */
   longest: 0,
 });
 export type ApiReply = ReturnType<typeof emptyReply>;
 
-/** More than a person is ever shown of it (`core/reply.ts`). */
+/** Characters after which an answer is ended: more than a person is ever shown of it (`core/reply.ts`). */
 const textLengthMax = 5 * 2 ** 20;
-/** A slow model writes its longest answer in that time. */
+/** An answer is ended after this: a slow model writes its longest answer in less. */
 const answerMaxMs: Millis = 2 * 3_600_000;
 
 /**
- * True where an answer is over. One that has no end is ended here, and what is left is not waited for: its person reads that the rest is
- * left out, or that it was cut.
+ * True where an answer is over. One that is too long or too slow is ended here without waiting for its rest: its person reads that the
+ * rest is left out, or that it was cut.
  */
 export function isReplyOver(reply: ApiReply, ageMs: Millis): boolean {
   const isLong = lengthOf(reply) > textLengthMax;
@@ -42,7 +42,7 @@ export function isReplyOver(reply: ApiReply, ageMs: Millis): boolean {
   return isComplete(reply);
 }
 
-/** In characters: what frames bring, whatever they are. */
+/** The characters that all frames have brought, of any kind. */
 const lengthOf = ({ blocks, byIndex }: ApiReply): number =>
   blocks.reduce((sum, { text, thinking }) => sum + 1 + string(text).length + string(thinking).length, 0) +
   [...byIndex.values()].reduce((sum, { json }) => sum + json.length, 0);
@@ -93,7 +93,7 @@ function stop(reply: ApiReply, delta: Fields): void {
   reply.stopReason = string(delta["stop_reason"]) || reply.stopReason;
 }
 
-/** Counts are cumulative within an answer, and the last of each counts. */
+/** Takes the counts of a frame: they are cumulative within an answer, so that the last of each holds. */
 function addUsage(reply: ApiReply, usage: Fields): void {
   const { input_tokens: input, output_tokens: output, cache_read_input_tokens: cacheRead, server_tool_use } = usage;
   const searches = fields(server_tool_use)["web_search_requests"];
@@ -105,7 +105,7 @@ function addUsage(reply: ApiReply, usage: Fields): void {
 /** About so many characters are a token. */
 const tokenLength = 3;
 
-/** What was written is told at the end; of an answer without one it is estimated. */
+/** The usage of an answer. Output tokens are told at its end; of an answer that has none they are estimated. */
 export const usedOf = (reply: ApiReply): Used => ({
   ...reply.used,
   output: isComplete(reply) ? reply.used.output : Math.max(reply.used.output, Math.ceil(reply.longest / tokenLength)),
@@ -124,7 +124,7 @@ function addBlock(reply: ApiReply, index: unknown, wire: Fields): void {
 function addDelta(reply: ApiReply, index: unknown, delta: Fields): void {
   const { type } = delta;
   const found = reply.byIndex.get(index);
-  // Some endpoints never begin the block.
+  // Some endpoints send no `content_block_start`.
   if (type === "text_delta" && found?.block["type"] !== "text")
     return addBlock(reply, index, { type: "text", text: string(delta["text"]) });
   if (!found) return;
@@ -165,10 +165,10 @@ function withoutThinking(text: string): string {
   return end < 0 ? "" : start.slice(end + close.length).trimStart();
 }
 
-/** No more is previewed: it is one message. */
+/** Characters of an answer that are previewed: a preview is one message. */
 const previewedAnswerMax = 16_384;
 
-/** Shows an answer piece by piece, as `shownText` has it; what may yet turn out to be thinking, not at all. */
+/** Shows an answer piece by piece, as `shownText` has it; not a beginning that may yet turn out to be thinking. */
 export function createPreview(hear: Hear): (id: string, replies: readonly ApiReply[]) => void {
   let shown = { id: "", length: 0 };
   return (id, replies) => {
@@ -213,12 +213,12 @@ const prices: readonly (readonly [RegExp, Price])[] = [
   [/^claude-haiku-4/u, { input: 1, output: 5, cacheRead: 0.1 }],
 ];
 
-/** Haiku 5.5 costs five times as much, all of the request, where the prompt is longer than this. */
+/** Haiku 5.5 costs five times as much, for the whole request, where the prompt has more tokens than this. */
 const longPromptTokens = 100_000;
 const cacheWriteFactor = 1.25;
 const centsPerSearch = 1;
 
-/** What a request to the Messages API used; counts of tokens and of searches. */
+/** The usage of a request to the Messages API: counts of tokens and of searches. */
 export type Used = {
   readonly input: number;
   readonly cacheRead: number;

@@ -7,14 +7,14 @@ import { nullFor } from "./failure.ts";
 import type { Remote, RemoteFile } from "./line.ts";
 import { count, fields, idOf, string, toMillis } from "./wire.ts";
 
-/** What a session's agent writes there is listed under the session's id. */
+/** The API lists files that a session's agent writes there, by the session's id. */
 export const outputsFolder = "/mnt/session/outputs/";
 const uploadsFolder = "/mnt/session/uploads/";
 const filesBeta = { betas: ["managed-agents-2026-04-01"] };
-/** More files than that no chat can ask for: an endpoint that pages for ever must not hold us. */
+/** Bounds an endpoint that pages for ever: no chat has more files. */
 const filesMax = 1000;
 const placesMax = 1000;
-/** As long as a sandbox is kept; a session that is deleted takes its files along at once. */
+/** Uploads expire when a sandbox does; a session that is deleted takes its files along at once. */
 const uploadSeconds = 30 * 86_400;
 
 export type Sandbox = ReturnType<typeof createSandbox>;
@@ -31,7 +31,7 @@ export function createSandbox(api: ClaudeApi) {
   const list: Remote["files"] = async (remoteId, signal) => {
     const found: RemoteFile[] = [];
     for await (const page of pages(remoteId, signal))
-      // What was mounted into the session is there too, and cannot be downloaded.
+      // Files that were mounted into the session are listed too, and cannot be downloaded.
       for (const wire of page.map(fields))
         if (wire["downloadable"] !== false)
           found.push({
@@ -41,10 +41,10 @@ export function createSandbox(api: ClaudeApi) {
             sizeBytes: count(wire["size_bytes"]),
             createdAt: toMillis(wire["created_at"]) ?? 0,
           });
-    // Newest first, where times tie.
+    // The API lists the newest first: `reverse` orders files whose times tie.
     return found.reverse().sort((a, b) => a.createdAt - b.createdAt);
   };
-  /** Deleted, expired or not for us: null. */
+  /** Resolves to null for a file that is deleted, expired or not for us. */
   const download: Remote["download"] = (fileId, bytesMax, signal) =>
     nullFor(
       "claude_request",
@@ -59,7 +59,7 @@ export function createSandbox(api: ClaudeApi) {
     list,
     download,
     mount: createMount(api),
-    /** Deletes what is listed under the session: what Claude made and what was sent to it. */
+    /** Deletes all files of the session: those that Claude made and those that were sent to it. */
     async empty(remoteId: string, signal: AbortSignal): Promise<void> {
       const ids: string[] = [];
       for await (const page of pages(remoteId, signal)) ids.push(...page.map((wire) => string(fields(wire)["id"])));
@@ -72,9 +72,9 @@ export function createSandbox(api: ClaudeApi) {
   };
 }
 
-/** Puts a file where the sandbox can read it; resolves to what Claude is told of it. */
+/** Puts a file where the sandbox can read it; resolves to the words that tell Claude its place. */
 function createMount(api: ClaudeApi) {
-  /** What this process has mounted already: a prompt that is posted again brings its files again. */
+  /** Files that this process has mounted, since a prompt that is posted again brings its files again. */
   const places = new Map<string, string>();
   return async (remoteId: string, file: PromptFile, signal: AbortSignal): Promise<string> => {
     const key = `${remoteId} ${createHash("sha256").update(file.base64).digest("hex")}`;

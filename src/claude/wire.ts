@@ -1,6 +1,6 @@
 /**
- * Wire and program: a prompt as content blocks, the same for every line; events of Managed Agents as entries of our log, and frames of
- * the live stream. Total: what is unknown, or comes from the future, becomes `other`; only what has no id at all is dropped.
+ * Translates between wire and program: a prompt to content blocks, the same for every line; events of Managed Agents to entries of our
+ * log, and frames of the live stream. No event fails: one of an unknown or future type becomes `other`; only one without an id is dropped.
  * **Source:** the SDK's types `BetaManagedAgentsSessionEvent` and `BetaManagedAgentsStreamSessionEvents`.
  */
 import type { Anthropic } from "@anthropic-ai/sdk";
@@ -10,13 +10,13 @@ import type { Frame, LocalTool, Request } from "./line.ts";
 
 export type Fields = { readonly [key: string]: unknown };
 
-/** An object's fields; of anything else, none. */
+/** The fields of an object; none for any other value. */
 export const fields = (value: unknown): Fields =>
   typeof value === "object" && value !== null ? (value as Fields) : {};
 export const string = (value: unknown): string => (typeof value === "string" ? value : "");
 export const count = (value: unknown): number => (typeof value === "number" ? value : 0);
 
-/** The id of what the API answered with. @throws BridgeError `claude_protocol` */
+/** The id of the object that the API answered with. @throws BridgeError `claude_protocol` */
 export function idOf(wire: unknown, what: string): string {
   const id = string(fields(wire)["id"]);
   if (id === "") throw new BridgeError("claude_protocol", `Cannot ${what} as the answer has no id`);
@@ -55,8 +55,8 @@ export const toMetadata = (bag: unknown): { readonly [key: string]: string } =>
   );
 
 /**
- * Reads the frames of one stream: the frame of each parsed SSE `data`, or null for what says nothing to us. A preview without its
- * start is the tail of a message that began before we listened.
+ * Reads one stream: the frame of each parsed SSE `data`, or null for one that has no meaning here. A preview without its start is
+ * dropped, as the tail of a message that began before we listened.
  */
 export function createFrameReader(): (wire: unknown) => Frame | null {
   const started = new Set<string>();
@@ -119,7 +119,7 @@ const toolResult =
 const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   "user.message": (event) => ({ type: "prompt", text: textOfBlocks(event["content"]) }),
   "agent.message": (event) => {
-    // No more of it is kept than a person is ever shown (`core/reply.ts`).
+    // A longer reply is cut: no person is ever shown more of it (`core/reply.ts`).
     const text = textOfBlocks(event["content"]).slice(0, replyLengthMax);
     // A blank reply is none.
     return text.trim() === "" ? { type: "other", name: "agent.message" } : { type: "reply", text };
@@ -167,16 +167,16 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   },
 };
 
-/** All that was read: from the cache, and into it, too. */
+/** All input tokens, with those read from the cache and those written to it. */
 export const tokensRead = (usage: Fields): number =>
   count(usage["input_tokens"]) + count(usage["cache_read_input_tokens"]) + cacheWrites(usage);
 
-/** Tokens that were written to the cache: in one number, or by how long they are kept. */
+/** Tokens that were written to the cache: the API gives one number, or one for each time that they are kept. */
 export const cacheWrites = (usage: Fields): number =>
   count(usage["cache_creation_input_tokens"]) ||
   Object.values(fields(usage["cache_creation"])).reduce<number>((sum, tokens) => sum + count(tokens), 0);
 
-/** Nested deeper than this, writing it down could overflow the stack: it is left out. */
+/** A value that is nested deeper is left out, since `JSON.stringify` could overflow the stack. */
 const depthMax = 100;
 const isShallow = (value: unknown, depth = 0): boolean =>
   typeof value !== "object" ||
@@ -202,14 +202,14 @@ function toStop(reason: Fields): StopReason {
   }
 }
 
-// --- a prompt: files first, then the text. What a file is, and that Claude takes it, was decided when it was fetched.
+// --- a prompt: files first, then the text. `core/filetype.ts` told the type of each file, and that Claude takes it, when it was fetched.
 
 export type PromptBlock = ReturnType<typeof toBlock> | { readonly type: "text"; readonly text: string };
 type ImageType = "image/jpeg" | "image/png" | "image/gif" | "image/webp";
 
 /**
- * Never empty, nor with an empty block: both are refused.
- * @param mounted where the files are that Claude reads by its tools
+ * The content blocks of a prompt: at least one, and none empty, since the API refuses both.
+ * @param mounted the words for the place of each file that Claude reads by its tools
  */
 export function toBlocks(
   text: string,
@@ -221,14 +221,14 @@ export function toBlocks(
   return blocks.length > 0 ? blocks : [{ type: "text", text: "(an empty message)" }];
 }
 
-/** In base64: longer text is easier read in a sandbox, where there is one. */
+/** Characters of base64: a longer text is easier read in a sandbox, where there is one. */
 const inlineTextMax = 64 * 1024;
 
 const isImage = ({ contentType }: PromptFile): boolean => /^image\/(jpeg|png|gif|webp)$/u.test(contentType);
 const isPdf = ({ contentType }: PromptFile): boolean => contentType === "application/pdf";
 const isTextFile = ({ contentType }: PromptFile): boolean => contentType.startsWith("text/plain");
 
-/** True of what goes along as a block of its own; what remains, a sandbox may be able to read. */
+/** True for a file that goes along as a block of its own; a sandbox may be able to read any other. */
 export const isReadable = (file: PromptFile): boolean =>
   isImage(file) || isPdf(file) || (isTextFile(file) && file.base64.length < inlineTextMax);
 
@@ -252,7 +252,7 @@ const titleOf = ({ fileName }: PromptFile): { title?: string } => (fileName === 
 const toDocument = (file: PromptFile, data: string) =>
   ({ type: "document", source: { type: "text", media_type: "text/plain", data }, ...titleOf(file) }) as const;
 
-/** Words in place of a file. Never a text block: a prompt of unknown fate is known again by its text alone. */
+/** Words in place of a file. They are no text block, since a prompt of unknown outcome is found by its text alone. */
 const toNote = (file: PromptFile, what: string) =>
   toDocument(file, `[The file ${file.fileName ?? "without a name"} (${file.contentType}) ${what}.]`);
 
@@ -260,7 +260,7 @@ export type SentEvent = Anthropic.Beta.Sessions.EventSendParams["events"][number
 /** **Source:** SDK type `BetaManagedAgentsUserToolConfirmationEventParams`. */
 const denyMessageMax = 10_000;
 
-/** @param mounted where the files are that do not go along as blocks */
+/** @param mounted the words for the place of each file that does not go along as a block */
 export const toSentEvents = (requests: readonly Request[], mounted: ReadonlyMap<PromptFile, string>): SentEvent[] =>
   requests.map((request) => {
     switch (request.kind) {

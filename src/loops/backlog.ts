@@ -1,9 +1,9 @@
-/** Announces what waits, once the line is back and again after the messages that it brings. */
+/** Announces the messages that wait, once the line is back and again after the late ones that it brings. */
 import type { Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { attempt } from "./queue.ts";
 
-/** What comes so soon after the line is back has waited for it. */
+/** A message that comes so soon after the line is back has waited for it. */
 const backlogMs: Millis = 30_000;
 const backlogPauseMs: Millis = 500;
 
@@ -18,7 +18,7 @@ export function createBacklog({ chats, log, clock, isConnected }: Bridge, stoppi
       isFirst = isConnected();
       if (isFirst) announce();
     },
-    /** A daemon hands them out one by one: they are counted again once none has come for a moment. */
+    /** A daemon hands out late messages one by one, so they are counted again once none has come for `backlogPauseMs`. */
     onAccepted(): void {
       if (clock.monotonic() >= endsAt) return;
       if (isFirst) announce();

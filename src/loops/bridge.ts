@@ -1,4 +1,4 @@
-/** What every loop is given: the world, the settings, and the decisions; and the notices by which loops tell the log, `/status` and the metrics what happens. */
+/** `Bridge` gives every loop the world, the settings and the decisions; `Notices` tell the log, `/status` and the metrics what happens. */
 import type { Emitter } from "mitt";
 import type { Line, SessionView } from "../claude/line.ts";
 import type { Clock, Random } from "../clock.ts";
@@ -11,7 +11,7 @@ import type { Transport } from "../signal/transport.ts";
 import type { Chats } from "../store/apply.ts";
 import type { Store } from "../store/store.ts";
 
-/** A handler decides nothing. */
+/** Events for display: a handler of one decides nothing. */
 export type Notices = {
   connection: { readonly state: State; readonly previous: State };
   received: { readonly accepted: number; readonly dropped: number; readonly at: Millis };
@@ -34,13 +34,13 @@ export type NoticeBus = Emitter<Notices>;
 
 export type Reach = ReturnType<typeof createReach>;
 
-/** How Claude stands, by the last request. */
+/** Whether Claude can be reached, by the last request. */
 export function createReach({ clock, notices }: Pick<Bridge, "clock" | "notices">) {
   let fault: Fault | null = null;
   return {
-    /** Null while nothing speaks against it. */
+    /** Null while Claude can be reached, or before the first request. */
     fault: (): Fault | null => fault,
-    /** A request showed this; null: Claude can be reached. */
+    /** Takes what a request showed; null: Claude can be reached. */
     heard(now: Fault | null): void {
       fault = now;
       notices.emit("claude", { fault, at: clock.now() });
@@ -63,7 +63,7 @@ export type LoopConfig = {
   readonly limits: Partial<Limits> & { readonly retentionDays: number };
 };
 
-/** What is said in a recording, or null when it could not be made out. Bounded in time and length; never rejects. */
+/** Resolves to the words of a recording, or to null where they could not be made out. Bounded in time and length; never rejects. */
 export type Transcribe = (bytes: Uint8Array, contentType: string, signal: AbortSignal) => Promise<string | null>;
 
 export type Bridge = {
@@ -72,7 +72,7 @@ export type Bridge = {
   readonly chats: Chats;
   readonly transport: Transport;
   readonly line: Line;
-  /** The line that keeps this conversation: the one above, or the owner's own program, where a project is worked on with that. */
+  /** The line that keeps this session: `line`, or the owner's own program where the session's project is worked on with that. */
   readonly lineOf: (session: Pick<Session, "backend">) => Line;
   readonly clock: Clock;
   readonly random: Random;
@@ -81,13 +81,13 @@ export type Bridge = {
   readonly reach: Reach;
   /** 4 hex digits that tell this home from others in stamps. */
   readonly deviceTag: string;
-  /** Null where voice notes stay unheard. */
+  /** Null where no program writes voice notes down. */
   readonly transcribe: Transcribe | null;
-  /** The tools of ours that a conversation has, and the words that come with them. */
+  /** Our tools that a session has, and the part of its system prompt that explains them. */
   readonly toolsOf: (session: Session) => Promise<Pick<SessionView, "tools" | "system" | "folder" | "mayRun">>;
-  /** This machine's, as an IANA name; where it is not told, prompts do not say when they were written. */
+  /** The time zone of this machine as an IANA name; without it prompts do not say when they were written. */
   readonly timeZone?: string;
-  /** Who we are; null before the first connect. */
+  /** The linked account; null before the first connect. */
   readonly account: () => Account | null;
   readonly isConnected: () => boolean;
 };

@@ -1,6 +1,6 @@
 /**
- * Whether the database can be trusted: its pages are read at the start, once a day, and after each read that failed. What is wrong is
- * in `/health`, in the log, and in the owner's chat. A database that was set back is noticed and told at the start.
+ * Checks whether the database can be trusted: its pages are read at the start, once a day, and after each read that failed. Damage is
+ * told in `/health`, in the log, and in the owner's chat. A database that was set back is noticed and told at the start.
  */
 import { BridgeError } from "../core/errors.ts";
 import { plainText } from "../core/reply.ts";
@@ -17,7 +17,7 @@ export function createCheckup(bridge: Bridge) {
   let seen = 0;
   let isTold = false;
   const hasFailed = (): boolean => failures.count > seen;
-  /** What cannot be written is said all the same, once: no row remembers it. */
+  /** Tells the owner by a row of the outbox or, where the database takes none, by a message of its own, once a process. */
   const say = async (text: string): Promise<void> => {
     try {
       tellOwner(bridge, "damaged", text);
@@ -33,9 +33,9 @@ export function createCheckup(bridge: Bridge) {
     }
   };
   return {
-    /** Why the database is not to be trusted; null while nothing speaks against it. */
+    /** Why the database is not to be trusted; null while no fault of it is known. */
     fault: (): string | null => damage ?? (hasFailed() ? `the database could not be read: ${failures.last}` : null),
-    /** A read has failed since the last look. */
+    /** True where a read has failed since the last look, or a file of the database is lost. */
     isDue: (): boolean => hasFailed() || (damage === null && store.lostFile() !== null),
     /** Never rejects. */
     async run(signal: AbortSignal): Promise<void> {
@@ -58,7 +58,7 @@ const damagedText =
 const lostText =
   "A file of signalman's database was deleted or replaced while signalman runs. Messages may be lost. The owner should restart signalman now; `/health` names the file.";
 
-/** Goes on with what an older version or a lost wake left open. After a lost database the chats are told instead, since Claude may have answered. */
+/** Resumes work that an older version or a lost wake left open. After a set-back database the chats are told: Claude may have answered. */
 export function begin(bridge: Bridge): void {
   const { store, chats, log } = bridge;
   const { generation, sessions, settings } = store;
@@ -70,7 +70,7 @@ export function begin(bridge: Bridge): void {
   store.db.transaction(() => {
     const number = generation.acknowledge();
     chats.tellAll({ type: "setBack", generation: number });
-    // What was said in them since is on the phones already.
+    // Replies since the backup are on the phones already: the next listing of a log is stored, and none of it sent.
     for (const { id, remoteId } of sessions.list(Number.MAX_SAFE_INTEGER))
       if (remoteId !== null) settings.set(`said:${id}`, "1");
     tellOwner(bridge, `setback ${number}`, setBackText);

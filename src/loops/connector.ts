@@ -19,17 +19,17 @@ import type { Account } from "../core/model.ts";
 import type { Log } from "../log.ts";
 import type { Bridge } from "./bridge.ts";
 
-/** What the states let run. */
+/** The work that effects of the state machine start. */
 export type Work = {
   /** Polls until `signal` aborts, or throws when the line is lost. */
   readonly receive: (account: Account, signal: AbortSignal) => Promise<void>;
   /** Reads and writes all sessions that need it. @throws BridgeError when Claude's side is down */
   readonly sync: (signal: AbortSignal) => Promise<void>;
-  /** Sending and answering may go on. */
+  /** Called when sending and answering may go on. */
   readonly resume: () => void;
   /** A fault of our own: ends the process. */
   readonly onBug: (error: unknown) => void;
-  /** The line is down until a person helps. */
+  /** Called when the line is down until a person helps. */
   readonly onHalted: (fault: Fault) => void;
 };
 
@@ -52,7 +52,7 @@ export function createConnectionLoop(bridge: Base, work: Work) {
   let account: Account | null = null;
   let life = new AbortController();
   let waiting = new AbortController();
-  /** The end of the last line: the next connect waits for it. */
+  /** The disconnect under way: the next connect waits for its end. */
   let ending: Promise<void> = Promise.resolve();
   const dispatch = (event: Bare<Event>): void => {
     const previous = state;
@@ -106,9 +106,9 @@ export function createConnectionLoop(bridge: Base, work: Work) {
     }
   };
   return {
-    /** Its times are monotonic: a clock that is set changes nothing. */
+    /** The times in a state are monotonic: a clock that is set changes nothing. */
     state: (): State => state,
-    /** Who we are, as the last connect said; null before the first. */
+    /** The account that the last connect told; null before the first. */
     account: (): Account | null => account,
     dispatch,
     /** Resolves when every task of the last life has ended. */
@@ -118,7 +118,7 @@ export function createConnectionLoop(bridge: Base, work: Work) {
 
 type Run = (signal: AbortSignal) => Promise<Bare<Event> | void>;
 
-/** What runs under a life: what comes of it after the life's end is dropped. */
+/** The tasks of a life; the event of a task that ends after its life is dropped. */
 function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"]) {
   const tasks = new Set<Promise<void>>();
   const track = (work: Promise<void>): void => {
@@ -146,7 +146,7 @@ function createTasks(dispatch: (event: Bare<Event>) => void, onBug: Work["onBug"
   };
 }
 
-/** The log and the status hear of each change, and where only a person can help, so does the daemon. */
+/** Tells the log and the status of each change, and the daemon of a fault that only a person can mend. */
 function createPublishing({ log, clock, notices }: Base, onHalted: Work["onHalted"]) {
   const logChange = createChangeLog(log, clock);
   return (previous: State, state: State): void => {

@@ -1,4 +1,4 @@
-/** Our tools `remind` and `reminders`, and what brings to the chat what they have set. */
+/** Our tools `remind` and `reminders`, and the delivery of the reminders that they have set. */
 import type { LocalTool } from "../claude/line.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import { access } from "../core/inbound.ts";
@@ -11,7 +11,7 @@ import type { Bridge } from "./bridge.ts";
 
 const string = (description: string) => ({ type: "string", description });
 
-/** They ask for no yes: each says in the chat what it has done. */
+/** These tools ask for no yes, since each says in the chat what it has done. */
 export const reminderTools: readonly LocalTool[] = [
   {
     name: "remind",
@@ -65,10 +65,10 @@ export async function workOnReminders({ chats, clock, timeZone }: Bridge, sessio
   else chats.settle(session.chat, { type: "wished", session, useId, wish });
 }
 
-/** One look delivers so many: more wait for the next, a second later. */
+/** Reminders that one look delivers: more wait for the next look, a second later. */
 const dueMax = 20;
 
-/** Delivers what is due, once the line can. Missed repetitions are one; who may not ask any more gets nothing. Never rejects for what the database refuses. */
+/** Delivers due reminders while connected: missed repetitions as one, none to a person who may not ask any more. Logs database faults. */
 export async function deliverDue(bridge: Bridge): Promise<void> {
   const { store, chats, clock, log, config, account, isConnected } = bridge;
   const own = account();

@@ -1,5 +1,5 @@
 /**
- * A session that lives elsewhere: how it begins there, how its log is caught up with, and how it ends.
+ * Sessions that live at the API: creates one, catches up with its log, looks up uncertain posts, ends it.
  *
  * Posting has no idempotency key, so that the log is asked for a post whose outcome is unknown before anything goes out again.
  */
@@ -16,7 +16,7 @@ import { metadataOf, viewOf } from "./request.ts";
 export const isSessionOver = (there: RemoteSession | null): boolean =>
   there === null || there.isArchived || there.status === "terminated";
 
-/** A session whose making was answered is stored before anything is asked in it; one whose answer was lost is found again. */
+/** Creates a session and stores its id before anything is asked in it; one whose answer was lost is found again by its metadata. */
 export async function create(bridge: Bridge, remote: Remote, session: Session, signal: AbortSignal): Promise<string> {
   const { settings, sessions, db } = bridge.store;
   const view = await viewOf(bridge, session);
@@ -33,7 +33,7 @@ export async function create(bridge: Bridge, remote: Remote, session: Session, s
   return remoteId;
 }
 
-/** A session that is followed, by its name here and there. */
+/** A session that is followed, with its id here and its id at the API. */
 export type Followed = {
   readonly bridge: Bridge;
   readonly remote: Remote;
@@ -42,12 +42,12 @@ export type Followed = {
   readonly signal: AbortSignal;
 };
 
-/** The time filter is on `processed_at`, where ties and late entries exist: always look back this far. */
+/** A listing begins so long before its cursor, since the time filter is on `processed_at`, where ties and late entries exist. */
 const overlapMs: Millis = 60_000;
-/** How far a prompt may seem older than its sending: the clocks are known to a second, and a wrong guess asks twice. */
+/** A prompt may seem so much older than its sending: the clocks are known to a second, and one that is not found is asked twice. */
 export const askedSlackMs: Millis = 60_000;
 
-/** From far enough back to see what is under way again, wherever the cursor has gone since. */
+/** The start of a listing: early enough to see each open post again, wherever the cursor has gone since. */
 function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
   const cursor = store.sessions.get(sessionId)?.cursor ?? null;
   if (cursor === null) return "all";
@@ -58,14 +58,14 @@ function sinceOf({ store }: Bridge, sessionId: string): Millis | "all" {
   return Math.min(cursor, ...times) - overlapMs;
 }
 
-/** Page by page, from there on: the one listing of a log that is followed. */
+/** Lists the log from `sinceOf` on, page by page: the one listing of a log that is followed. */
 export const listPages = ({ bridge, remote, sessionId, remoteId, signal }: Followed): ReturnType<Remote["list"]> =>
   remote.list(remoteId, sinceOf(bridge, sessionId), signal);
 
-/** A turn died with what was queued behind it. */
+/** True for the entry of a turn that died with the prompts queued behind it. */
 const isFlush = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "retries_exhausted";
 
-/** Stores what the log has, page by page; but a flush with all that comes after it, which says what has survived it. */
+/** Stores the log page by page; a flush together with all that comes after it, which tells what has survived the flush. */
 export async function listLog(followed: Followed): Promise<void> {
   const { bridge, sessionId, signal } = followed;
   const { store, chats } = bridge;
@@ -85,7 +85,7 @@ export async function listLog(followed: Followed): Promise<void> {
   if (isSaid && !signal.aborted) store.settings.remove(`said:${sessionId}`);
 }
 
-/** Posts whose answer was not seen: they are in the log, or they are queued again. */
+/** Settles each post whose answer was not seen: it is posted where the log has it, else queued again. */
 export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Followed): Promise<void> {
   const { store, chats } = bridge;
   const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");
@@ -104,13 +104,13 @@ export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Fo
   if (posted.length > 0) chats.log(sessionId, found, posted);
 }
 
-/** The entry that a post became; undefined where it did not arrive. */
+/** The id of the entry that a post became, null for an answer, which needs none; undefined where the post did not arrive. */
 function find(
   { store }: Bridge,
   { sessionId, kind, request, postedAt }: PostRow,
   prompts: readonly SessionEvent[],
 ): string | null | undefined {
-  // Stopping twice stops once.
+  // An interrupt can be posted twice without harm.
   if (kind === "interrupt") return undefined;
   if (request?.kind === "confirm" || request?.kind === "result")
     return store.log.isAnswered(sessionId, request.toolUseId) ? null : undefined;
@@ -131,7 +131,7 @@ export function settleGone({ store, chats }: Bridge, sessionId: string, there: R
   if (session) chats.settle(session.chat, { type: "gone", session, isElsewhere: there?.isArchived !== false });
 }
 
-/** In a conversation that is over nothing is read any more; what still runs there is ended. */
+/** Posts the stops and answers that are open in an ended session, so that nothing runs on there; its log is not read any more. */
 export async function finishEnded(bridge: Bridge, session: Session, signal: AbortSignal): Promise<void> {
   const { store } = bridge;
   const line = bridge.lineOf(session);
@@ -150,7 +150,7 @@ export async function finishEnded(bridge: Bridge, session: Session, signal: Abor
   }
 }
 
-/** Deletes at Claude what a person had deleted here, and what was made there for a conversation that is over before it was known. */
+/** Deletes at Claude the sessions that a person had deleted here, and those whose conversation was over before their id was known. */
 export async function sweep({ store, log }: Bridge, remote: Remote, signal: AbortSignal): Promise<void> {
   const { settings, sessions } = store;
   const attempt = (key: Key, work: () => Promise<unknown>): Promise<unknown> =>

@@ -6,10 +6,10 @@
  *
  * A stream has no replay, so it is opened before the log is listed; posting has no idempotency key, so a post whose answer was not
  * seen is looked up before anything goes out again; and a stream that ends says nothing about a turn. Each page and each frame is one
- * transaction: entries, cursor, and what the decision makes of them.
+ * transaction: entries, cursor, and the changes that `decide` makes of them.
  *
- * `loops/reader.ts` alone listens to a log; `elsewhere.ts` lists it; `posting.ts` posts to it, and `elsewhere.ts` what a
- * conversation that is over still owes Claude.
+ * `loops/reader.ts` alone listens to a log; `elsewhere.ts` lists it; `posting.ts` posts to it, and `elsewhere.ts` posts the stops
+ * and answers that are open in an ended session.
  */
 import { countTry, defaultBackoff, faultClass, isLogged } from "../core/backoff.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
@@ -60,7 +60,7 @@ export function createFollowLoop(bridge: Bridge) {
   });
   return {
     ...queue,
-    /** Posts of this session are over or new: what is at work looks. */
+    /** Called when posts of this session are over or new: wakes its reader and the queue. */
     touch(sessionId: string): void {
       readers.get(sessionId)?.wake();
       queue.wake(sessionId);
@@ -79,17 +79,17 @@ export function createFollowLoop(bridge: Bridge) {
       if (reader) return reader.catchUp();
       const { remoteId } = session;
       await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
-      // Another device's answer may have been all that a prompt of ours waited for.
+      // A prompt of ours may have waited only for an answer that came from another device.
       const isQueued = store.posts.open(session.id).some(({ state }) => state === "queued");
       if (isQueued && !store.log.open(session.id).isWaiting) queue.wake(session.id);
     },
   };
 }
 
-/** Failures of the server after which it is looked whether it is the prompt that makes it fail: by one word, or by what costs nothing. */
+/** Server failures of one prompt before a probe tells whether the prompt is the cause: `word` asks the model, `check` costs nothing. */
 const suspectFrom = { word: 4, check: 32 } as const;
 
-/** True where the server fails on this prompt and answers others: then it is not waited for as for an outage. */
+/** True where the server fails on this prompt and answers others: then no outage is waited for. */
 async function isOwnFault(
   bridge: Bridge,
   session: Session,
@@ -99,7 +99,7 @@ async function isOwnFault(
 ): Promise<boolean> {
   const line = bridge.lineOf(session);
   const count = (tries.outage ?? 0) + 1;
-  // More and more seldom while the server fails on everything.
+  // `isLogged` makes probes ever rarer while the server fails on everything.
   const isSuspect = count >= (line.probe ? suspectFrom.word : suspectFrom.check) && isLogged(count);
   if (!isServerFault || !(isSuspect || tries.died)) return false;
   const { model } = await viewOf(bridge, session);
@@ -111,8 +111,8 @@ async function isOwnFault(
 }
 
 /**
- * Answers and stops without a prompt that bears their failure count it themselves. At the end an answer is one that Claude refused,
- * and a stop is over. Resolves to the wait before the next try.
+ * Counts a failure on the answers and stops themselves, where no prompt is under way to count it. After the last try an answer counts
+ * as refused by Claude, and a stop as over. Returns the wait before the next try.
  */
 function answersFailed({ store, chats, random }: Bridge, rows: readonly PostRow[], fault: Fault): Millis | null {
   const kind = faultClass(fault.code, { isFatal: false, isAskedAnew: false, hasSpoken: false });

@@ -1,4 +1,4 @@
-/** What time alone sets off: ticks, housekeeping, and what a sleeping laptop or a new network changes. */
+/** Work that time alone sets off: ticks, housekeeping, reminders, and a new connect after sleep or on a new network. */
 import type { Chat, Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import type { Checkup } from "./checkup.ts";
@@ -13,7 +13,7 @@ const gapMs: Millis = 10_000;
 const minuteMs: Millis = 60_000;
 const hourMs: Millis = 3_600_000;
 const dayMs: Millis = 24 * hourMs;
-/** A clock that is so much later than it was is wrong, or this machine was off: what is old by it is removed a day later, if it still is. */
+/** A clock that leaps ahead by more is wrong, or this machine was off: rows that are old by it are pruned a day later, if still old. */
 const leapMs: Millis = 7 * dayMs;
 
 const postponed = "housekeeping postponed";
@@ -77,7 +77,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
       expire();
     };
     if (isKept) attempt(log, postponed, keep, onStoreFault);
-    // Looked at each time: of a minute with a checkpoint of ours in it the files do not tell who wrote them.
+    // `isDue` looks at the files at each tick: over a minute with a checkpoint of ours in it they do not tell who wrote them.
     const isSuspect = checkup.isDue();
     if ((isKept && isSuspect) || isDay()) checking = checking.then(() => checkup.run(stop));
     if (isHour()) await prune();
@@ -86,13 +86,13 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   }
 }
 
-/** Since it was first seen at work; it is looked once a minute, and a person hears within five. */
+/** A prompt is slow so long after it was first seen at work; as `beat` looks once a minute, the person hears within five. */
 const slowMs: Millis = 3 * minuteMs;
 
 /**
- * A question that is not answered in its time counts as a no; one that is not answered in half of it is repeated once; a message of
- * which nothing was seen for minutes gets a word. The clock says how old it was when this process first saw it; from then on the time
- * is monotonic.
+ * Expires questions: one without an answer for `approvalMinutes` counts as a no, for half of that it is repeated once; a prompt at
+ * work for `slowMs` gets a notice. The clock tells how old a question was when this process first saw it; from then on its time is
+ * monotonic.
  */
 function createExpiry({ store, chats, clock, config, account, log, isConnected }: Bridge): () => void {
   const seen = new Map<string, Millis>();
@@ -132,7 +132,7 @@ function createExpiry({ store, chats, clock, config, account, log, isConnected }
     };
     for (const key of store.inbox.openChats())
       attempt(log, postponed, () => expireIn(store.inbox.head(key)[0]?.envelope.chat));
-    // Asked in a turn of another device, by no message of this one.
+    // A turn of another device asks here without an open message in the inbox.
     for (const id of store.calls.askedSessions()) attempt(log, postponed, () => expireIn(store.sessions.get(id)?.chat));
     for (const id of seen.keys()) if (!present.has(id)) seen.delete(id);
   };

@@ -1,23 +1,23 @@
 /**
- * What a person sees while Claude is at work: that it types, and a preview of a long answer: one message, edited now and then, that
- * ends as the answer (`store/drafts.ts`). All of it is best effort, and none of it ever delays an answer.
+ * Shows a person that Claude is at work: the typing indicator, and a preview of a long answer, which is one message, edited now and
+ * then, that ends as the answer (`store/drafts.ts`). All of it is best effort, and none of it ever delays an answer.
  */
 import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from "../core/model.ts";
 import { toolLine } from "../core/question.ts";
 import { isDraftDue, renderPreview, type DraftState } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
 
-/** A prompt, in its session. */
+/** The prompt that Claude works on, and its session. */
 type AtWork = { readonly inboxId: number; readonly session: Session };
 
 export type Live = ReturnType<typeof createLive>;
 
 /** A peer shows the indicator for about 15 s. **Source:** signal-cli, man page of JSON-RPC, `sendTyping`. */
 const typingRenewMs: Millis = 10_000;
-/** The end of the indicator is waited for, so that it is told before a stop; no longer than this. */
+/** A stop waits so long at most until the end of the indicator is sent. */
 const typingEndMs: Millis = 2_000;
 const cursorMark = " …";
-/** Kept of a preview: more than one message is never shown of it. */
+/** Characters kept of a preview: no more than one message of it is ever shown. */
 const previewKeptMax = 4_000;
 
 export function createLive(bridge: Bridge) {
@@ -75,7 +75,7 @@ function createDraft(bridge: Bridge, work: AtWork | null) {
     if (markdown === "" || !isDraftDue(state, now)) return;
     const { text, styles } = renderPreview(markdown);
     const changes = store.db.transaction(() => {
-      // What was answered or taken back meanwhile is not previewed.
+      // A prompt that was answered or taken back meanwhile gets no preview.
       if (store.inbox.get(work.inboxId)?.state !== "open") return Infinity;
       bridge.chats.touch(work.session.chat);
       return store.drafts.addDraft(work.inboxId, work.session.chat, { text: text + cursorMark, styles }, clock.now());

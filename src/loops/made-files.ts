@@ -1,7 +1,7 @@
 /**
- * The file loop: what Claude made in a session becomes messages. Files do not show in the event log: after tools were used
- * they are looked for, a few times, as they are listed late. Each is dealt with once, by its id: its message and the note
- * that it exists are one transaction.
+ * The file loop: files that Claude made in a session become messages. The event log does not show them, so they are listed after
+ * tools were used, a few times, as the API lists them late. Each is dealt with once, by its id: its message and the mark that it is
+ * done are one transaction.
  */
 import type { Remote, RemoteFile } from "../claude/line.ts";
 import { isLogged, nextTryMs } from "../core/backoff.ts";
@@ -12,11 +12,11 @@ import type { Bridge } from "./bridge.ts";
 import { looksMs } from "../store/files.ts";
 import { createQueue, type Queue } from "./queue.ts";
 
-/** A file waits in the database as text, a third larger than it is: more than this is no matter for a chat. */
+/** A larger file is only named in the chat: one that is sent waits in the database as base64, a third larger than it is. */
 const fileBytesMax = 10 * 2 ** 20;
-/** Files of one look; the rest is said in words. */
+/** Files that one look sends; the rest is told by number. */
 const filesMax = 10;
-/** One after the other: each is in memory as a whole. */
+/** Sessions are looked at one after the other, since a file is in memory as a whole. */
 const sessionsMax = 1;
 
 export function createFileLoop(bridge: Bridge): Queue {
@@ -124,7 +124,7 @@ const toMessage = (file: RemoteFile, bytes: Uint8Array): OutboundBody => {
   return { kind: "text", text: "", styles: [], quote: null, files };
 };
 
-/** The last part of a path, without what could not be seen or would turn the text around it. */
+/** The last part of a path, without characters that are invisible or reverse the text around them. */
 function nameOf({ name }: RemoteFile): string {
   const last =
     name

@@ -1,10 +1,10 @@
-/** What Signal says of the account or of a message, for the one who can act on it. */
+/** Notices of faults to the owner's chat, or to the chat of a message, each once a day. */
 import type { Chat } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { dayOf } from "../core/when.ts";
 import type { Bridge } from "./bridge.ts";
 
-/** Where the owner talks to Claude: Note to Self, else the chat of the first person on the allow list; null where there is neither. */
+/** The chat in which the owner talks to Claude: Note to Self, else the first person of the allow list; null where there is neither. */
 export function ownerChat({ allow }: Pick<Bridge["config"], "allow">): Chat | null {
   if (allow.some(({ kind }) => kind === "self")) return { kind: "self" };
   const [first] = allow.flatMap((rule): Chat[] =>
@@ -22,7 +22,7 @@ export function tellOwner(bridge: Base, code: string, text: string): void {
   if (chat !== null) tellOnce(bridge, chat, code, text);
 }
 
-/** Said once a day for each `code`. Part of the caller's transaction. */
+/** Writes a notice once a day for each `code`. Part of the caller's transaction. */
 export function tellOnce({ store, clock, chats }: Base, chat: Chat, code: string, text: string): void {
   const today = dayOf(clock.now(), "UTC");
   store.outbox.add("notice", `${code} ${today}`, 0, chat, plainText(text), clock.now());

@@ -1,9 +1,9 @@
 /**
- * What goes out to a session, one request at a time: answers and stops together, so that Claude does not go on between them; then a
- * prompt by itself, and not before a session that was stopped has come to rest, or one that asks has its answers.
+ * Posts to a session, one request at a time: answers and stops together, so that Claude does not go on between them; then a prompt by
+ * itself, once a session that was stopped has come to rest, or one that asks has its answers.
  *
- * Where the log is kept here, what broke off is nowhere, or the line knows it again: so it is simply posted again, as often as
- * `core/backoff.ts` allows, and not looked up.
+ * Where the log is kept here, a post that broke off has left no entry, or the line recognizes it: it is posted again, as often as
+ * `core/backoff.ts` allows, without a look-up.
  */
 import type { Frame, Line, Request } from "../claude/line.ts";
 import { faultClass, isLastTry } from "../core/backoff.ts";
@@ -15,9 +15,9 @@ import { askedSlackMs, isSessionOver, listLog, type Followed } from "./elsewhere
 import type { Live } from "./live.ts";
 import { build, viewOf } from "./request.ts";
 
-/** A stop is taken up within a second as a rule. */
+/** The wait before a look at a stopped session, which takes a stop up within a second as a rule. */
 const restMs: Millis = 2_000;
-/** Looks at a stopped session that does not come to rest; then the prompt goes out, and Claude says whether it is busy. */
+/** After so many looks at a stopped session that does not rest the prompt goes out, and Claude says whether it is busy. */
 const restLooksMax = 150;
 
 /** The state of a session that is followed. */
@@ -37,26 +37,26 @@ export type Reading = {
   posting: (Posting & { readonly over: Promise<void> }) | null;
   /** A batch was refused: its posts go out one by one, which shows the refused one. */
   isOneByOne: boolean;
-  /** A turn was stopped, and the session is to come to rest before the next prompt: looked at then, in monotonic time. */
+  /** When to look whether a stopped session rests, in monotonic time: no prompt goes out before. Null for one that was not stopped. */
   restingAt: Millis | null;
-  /** How often it was looked since the stop. */
+  /** Looks since the stop. */
   restLooks: number;
   /** When the turn under way began. */
   turnAt: Millis;
-  /** A post is queued anew, for after this wait; 0 for none. */
+  /** The wait of a post that was queued anew; 0 for none. */
   waitMs: Millis;
-  /** Nothing of ours is under way, but the session runs. */
+  /** The session runs for another device: it is followed although no post of ours is open. */
   isWatched: boolean;
 };
 
-/** A request that is over, `isOut` where it went out and was taken; or why it failed. */
+/** The end of a request: `isOut` where it went out and was taken; or the error with which it failed. */
 export type PostOutcome =
   | { readonly kind: "answered"; readonly isOut: boolean }
   | { readonly kind: "failed"; readonly error: unknown };
 
 type Posting = {
   readonly rows: readonly PostRow[];
-  /** Rows of it that are not known to be in the log. */
+  /** The rows that are not known to be in the log yet. */
   readonly unseen: Set<PostRow>;
   /** The request is of use while one of these is open. */
   readonly wanted: readonly PostRow[];
@@ -65,7 +65,7 @@ type Posting = {
 
 const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
 
-/** Claude waits for answers, and takes no prompt before it has them. */
+/** True where Claude waits for answers: it takes no prompt before it has them. */
 export const isAsking = ({ bridge, sessionId }: Reading): boolean => bridge.store.log.open(sessionId).isWaiting;
 
 /** The posts that go out together now; none while a request is under way. */
@@ -77,7 +77,7 @@ export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly Pos
   return reading.restingAt === null && !isAsking(reading) ? due.slice(0, 1) : [];
 }
 
-/** The post broke off, or its turn did, which a line that remembers goes on with. */
+/** True for a post that broke off, and for a prompt whose turn broke off, where the line remembers the turn and goes on with it. */
 const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
   line.remote === null &&
   (row.state === "posting" || (isPrompt(row) && row.state === "posted" && line.remembers === true));
@@ -99,7 +99,7 @@ export function startPosts(reading: Reading, rows: readonly PostRow[], posts: re
   reading.posting = { ...posting, over };
 }
 
-/** The request is over. */
+/** Ends the request under way. After a stop the session is to come to rest before the next prompt. */
 export function finishPost(reading: Reading, isOut: boolean): void {
   const { bridge, posting, there } = reading;
   reading.posting = null;
@@ -109,7 +109,7 @@ export function finishPost(reading: Reading, isOut: boolean): void {
   if (isOut && (there !== null || isWanted(reading, posting))) see(reading, posting, null);
 }
 
-/** An entry that a request became. Of a turn that was taken back, what it has cost counts all the same. */
+/** Buffers an entry that a request became; of a turn that was taken back only its cost. */
 function keep(reading: Reading, posting: Posting, event: SessionEvent): void {
   const isCost = event.type === "usage";
   if (!isCost && reading.there === null && !isWanted(reading, posting)) return;
@@ -117,7 +117,7 @@ function keep(reading: Reading, posting: Posting, event: SessionEvent): void {
   if (!isCost) see(reading, posting, event);
 }
 
-/** The posts of a request are in the log: a prompt as its own entry, the others with the first, or with the end. */
+/** Marks posts of a request as in the log: a prompt with its own entry, the others with the first entry or the end of the request. */
 function see({ bridge, posted }: Reading, { unseen }: Posting, event: SessionEvent | null): void {
   const promptId = event?.type === "prompt" ? event.id : null;
   for (const row of unseen) {
@@ -127,7 +127,7 @@ function see({ bridge, posted }: Reading, { unseen }: Posting, event: SessionEve
   }
 }
 
-/** Until a stopped session rests it refuses a prompt, or its last stop would pass for the end of the new turn. */
+/** Looks whether a stopped session rests: until then it refuses a prompt, or its `idle` would pass for the end of the new turn. */
 export async function lookForRest(reading: Reading): Promise<void> {
   const { bridge, there, restingAt } = reading;
   const { clock } = bridge;
@@ -137,7 +137,7 @@ export async function lookForRest(reading: Reading): Promise<void> {
   reading.restingAt = isAwaited ? clock.monotonic() + restMs : null;
 }
 
-/** True where the request went out, and was taken. */
+/** Resolves to whether the request went out and was taken. */
 async function post(reading: Reading, posting: Posting): Promise<boolean> {
   const { bridge, sessionId, line, there, live, mail } = reading;
   const { rows, stop } = posting;
@@ -149,9 +149,9 @@ async function post(reading: Reading, posting: Posting): Promise<boolean> {
     for (const row of rows) built.push(await build(bridge, row, signal));
     const session = store.sessions.get(sessionId);
     if (!session || signal.aborted) return false;
-    // Where nothing is looked up after a crash, the mark would cost a commit and tell nothing.
+    // The mark serves the look-up after a crash: where there is none, it would cost a commit for nothing.
     const isMarked = there !== null || line.remembers === true || built.some(({ isNew }) => isNew);
-    // In the server's time, as known now: our clock may be set before the post is looked for. What is in the log already is not it.
+    // The server's time, since our clock may be set before the look-up; past the cursor, since no entry up to there is this post.
     const postedAt = Math.max(clock.now() + (there?.remote.skewMs() ?? 0), (session.cursor ?? 0) + askedSlackMs);
     const mark = (): void =>
       rows.forEach(({ id, state }, index) => {
@@ -204,7 +204,7 @@ async function settleFailure(
     reading.isOneByOne = true;
     queueAgain();
   }
-  // A session that is over refuses every answer: this one is not at fault.
+  // A session that is over refuses every answer: the reader settles that, and this answer is not at fault.
   else if (there !== null && isSessionOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
   else {
     // An answer that was given elsewhere is in the log.
@@ -214,14 +214,14 @@ async function settleFailure(
   return false;
 }
 
-/** It is not asked for again: what had come is better than nothing. */
+/** True where the turn of a prompt broke off for the last time: it is not asked again, and the part that came is kept. */
 function isLastBreak({ tries }: PostRow, { code, partial }: BridgeError): boolean {
   if (partial === null || partial.trim() === "") return false;
   const kind = faultClass(code, { isFatal: false, isAskedAnew: true, hasSpoken: true });
   return kind === "broken" && isLastTry(kind, (tries.broken ?? 0) + 1);
 }
 
-/** A turn that broke off, as the log has it: the next prompt goes on from there. */
+/** Entries for a turn that broke off: the prompt, the part of a reply, the end; the next prompt goes on from there. */
 function cutTurn(
   { clock, store }: Bridge,
   { id: postId, sessionId }: PostRow,

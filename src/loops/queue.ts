@@ -1,7 +1,7 @@
 /**
- * Queues: serial work per key (a chat, a session), in parallel over keys up to a limit. The queue itself is the database: `keys` names
- * those with open work, `work` does what there is of one key and says when to look again. Waits are kept in memory, in monotonic time:
- * a restart tries early, never late, and a clock that is set changes nothing.
+ * Queues: serial work per key (a chat, a session), in parallel over keys up to a limit. The database holds the queue: `keys` lists
+ * the keys with open work, `work` does the work of one and returns when to look again. Waits are kept in memory, in monotonic time: a
+ * restart tries early, never late, and a clock that is set changes nothing.
  *
  *   wake(key) ─▶ not waiting, open, room left? ─▶ work ─▶ the key again, behind the others      a wait ─▶ sleep until it is over
  *   wake()    ─▶ keys: all of them
@@ -17,8 +17,8 @@ export type QueueOptions = {
   /** Keys with open work, those that have waited longest first. */
   readonly keys: () => readonly string[];
   /**
-   * Does what there is to do; resolves to how long to wait before this key is looked at again, or null where a wake will tell.
-   * A BridgeError means that the database failed: then it is looked at again after a backoff of the queue's own.
+   * Does the work of a key; resolves to the wait before this key is looked at again, or null where only a wake makes it due.
+   * A BridgeError means that the database failed: then the key is looked at again after a backoff of the queue's own.
    */
   readonly work: (key: string, kill: AbortSignal) => Promise<Millis | null>;
   /** Closed: nothing new starts; what runs goes on. A wake must follow when it opens. */
@@ -28,13 +28,13 @@ export type QueueOptions = {
 };
 
 export interface Queue {
-  /** There may be something to do for this key, or for any. */
+  /** Looks at this key, or at all, as there may be work. */
   wake(key?: string): void;
   isBusy(key: string): boolean;
   busyCount(): number;
   /** Does other work of this key as soon as it is not busy, while the queue leaves it alone. */
   hold<T>(key: string, work: () => Promise<T>): Promise<T>;
-  /** No wait holds any more. */
+  /** Ends all waits. */
   hurry(): void;
   /**
    * Works until `stop` aborts (nothing new starts), then waits for what runs; `kill` is handed to the work.
@@ -43,14 +43,14 @@ export interface Queue {
   run(stop: AbortSignal, kill: AbortSignal): Promise<void>;
 }
 
-/** How long a key is not looked at, whatever else wakes the queue: bounds the harm of a wake that was missed. */
+/** All keys are looked at again after this time at the latest, which bounds the harm of a wake that was missed. */
 const idleMs: Millis = 60_000;
 
 type Base = Pick<Bridge, "clock" | "random" | "log">;
 
 export function createQueue(bridge: Base, options: QueueOptions): Queue {
   const { clock } = bridge;
-  // There is room again; the key itself is ready where it was woken meanwhile.
+  // A work that ends makes room; its own key is in `ready` where it was woken meanwhile.
   const running = createOccupancy(() => alarm.abort());
   const waits = createWaits(bridge, options.name);
   /** Keys to be looked at, in the order of their turn. */
@@ -78,7 +78,7 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
 
   /** Starts what is due; resolves to how long to sleep. */
   const startDue = (kill: AbortSignal): Millis => {
-    // With all room taken the queue is not even looked at: the first that ends wakes.
+    // With all room taken `keys` is not read: the first work that ends wakes the queue.
     if (!options.isOpen() || running.size() >= options.max) return idleMs;
     for (const key of waits.over()) if (!running.has(key)) ready.add(key);
     const now = clock.monotonic();
@@ -123,9 +123,9 @@ export function createQueue(bridge: Base, options: QueueOptions): Queue {
   };
 }
 
-/** One at a time for each key. */
+/** The keys at work, with one work at a time for each. */
 function createOccupancy(onFree: () => void) {
-  /** The last work of each key that is occupied: its end frees the key. */
+  /** The last work of each occupied key: its end frees the key. */
   const running = new Map<string, Promise<unknown>>();
   const occupy = <T>(key: string, work: Promise<T>): Promise<T> => {
     const task: Promise<unknown> = work
@@ -141,7 +141,7 @@ function createOccupancy(onFree: () => void) {
     has: (key: string): boolean => running.has(key),
     size: (): number => running.size,
     occupy,
-    /** The key is never free in between: nothing else of it begins before. */
+    /** Runs `work` right after what occupies the key: the key is never free in between, so that no other work of it begins before. */
     hold<T>(key: string, work: () => Promise<T>): Promise<T> {
       const before = running.get(key);
       return occupy(key, before === undefined ? work() : before.then(work));
@@ -167,7 +167,7 @@ export function attempt<T>(log: Log, complaint: string, work: () => T, onFault: 
 /** Is called with the words of the database when it refuses a write, and with null as soon as a write works again. */
 export type OnFault = (message: string | null) => void;
 
-/** Keys that are not looked at before a time, which is monotonic. */
+/** The waits of keys: none is looked at before its time, which is monotonic. */
 function createWaits({ clock, random, log }: Base, loop: string) {
   const waiting = new Map<string, { readonly until: Millis; readonly attempt: number }>();
   const isOver = (key: string): boolean => (waiting.get(key)?.until ?? 0) <= clock.monotonic();
@@ -178,7 +178,7 @@ function createWaits({ clock, random, log }: Base, loop: string) {
       if (waitMs === null) waiting.delete(key);
       else waiting.set(key, { until: clock.monotonic() + waitMs, attempt: 0 });
     },
-    /** The work failed below its own retry (the database, say). */
+    /** Sets a backoff for work that failed below its own retry (at the database, say). */
     failed(key: string, error: BridgeError): void {
       const attempt = (waiting.get(key)?.attempt ?? 0) + 1;
       const waitMs = backoffMs({ attempt, jitter: random(), retryAfterMs: error.retryAfterMs });
@@ -195,8 +195,8 @@ function createWaits({ clock, random, log }: Base, loop: string) {
 }
 
 /**
- * Writes in one transaction, and tries until it holds: what came in, or went out, must not be taken or said twice because the disk
- * is full. Null where `signal` aborted first.
+ * Runs `work` in one transaction, again and again until it commits, so that a full disk makes no message be taken or sent twice.
+ * Null where `signal` aborted first.
  */
 export async function untilWritten<T>(
   { store, clock, random, log }: Bridge,

@@ -25,7 +25,7 @@ import {
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
-/** The echo that says what our prompt is called may wait this long for company: until then a crash finds it by its text. */
+/** The echo with our prompt's entry id waits so long for entries that share its commit: a crash before finds the prompt by its text. */
 const echoHoldMs: Millis = 20;
 
 export type Reader = ReturnType<typeof createReader>;
@@ -49,7 +49,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
   return {
     /** Posts of the session are new, or were taken back: the reader looks at them. */
     wake,
-    /** Resolves when the log was listed from now on; rejects where the reader ends before. */
+    /** Resolves when a listing that begins after this call is stored; rejects where the reader ends before. */
     catchUp(): Promise<void> {
       const caughtUp = Promise.withResolvers<void>();
       // `wake` reads the database and may throw: then no caller awaits this promise, and its rejection is not to end the process.
@@ -58,7 +58,7 @@ export function createReader(bridge: Bridge, session: Session, isWatched: boolea
       wake();
       return caughtUp.promise;
     },
-    /** Resolves when nothing is under way in the session: to how long what is queued anew waits. @throws BridgeError of what failed */
+    /** Resolves when nothing is under way in the session: to the wait of a post that was queued anew. @throws BridgeError of what failed */
     async run(): Promise<Millis | null> {
       try {
         if (line.remote !== null && session.state === "ended") {
@@ -127,7 +127,7 @@ async function read(reading: Reading, mail: Mailbox, waiting: PromiseWithResolve
     }
     const due = dueOf(reading, posts);
     const isOut = due.length === 0 && reading.posting === null && isDone(reading, posts);
-    // The entries that were buffered may make new work, or end what there is.
+    // The buffered entries may make new work, or end what there is.
     if ((due.length > 0 || isOut) && (await flush(reading))) continue;
     if (isOut) return null;
     if (due.length > 0) startPosts(reading, due, posts);
@@ -136,7 +136,7 @@ async function read(reading: Reading, mail: Mailbox, waiting: PromiseWithResolve
   }
 }
 
-/** The prompt that Claude works on is shown as such; at once, so that the notice shares its commit with the receipts. */
+/** Shows the prompt that Claude works on, at once, so that the typing indicator shares its commit with the receipts. */
 function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[]): void {
   const isAt = (stage: PostRow["state"]) => posts.find(({ kind, state }) => kind === "prompt" && state === stage);
   const prompt = isAt("posted") ?? isAt("posting");
@@ -144,7 +144,7 @@ function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[
   live.at(session ? { inboxId: Number(prompt.subject), session } : null);
 }
 
-/** Nothing is left but posts that wait for a person, and no turn of another device is watched. A log that is kept here gets no entries by itself. */
+/** True where only posts that wait for a person are left, and no other device's turn is watched. A log kept here grows by posts only. */
 function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   const { bridge, sessionId, isWatched, there } = reading;
   const waits = (post: PostRow): boolean =>
@@ -153,29 +153,29 @@ function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   return bridge.store.sessions.get(sessionId)?.state !== "active";
 }
 
-/** An entry that can wait for the commit of the next that matters, since the log at the API keeps it. */
+/** True for an entry that can wait for the commit of a later one, since the log at the API keeps it. */
 const isQuiet = ({ type }: SessionEvent): boolean =>
   type === "prompt" || type === "running" || type === "usage" || type === "other";
 
-/** How long what is buffered may wait for what comes next; null: as long as it takes. */
+/** How long buffered entries may wait for the next input; null: without limit. */
 function holdOf({ bridge, buffer, posted, restingAt }: Reading): Millis | null {
   if (!buffer.every(isQuiet)) return 0;
   if (posted.length > 0) return echoHoldMs;
   return restingAt && Math.max(1, restingAt - bridge.clock.monotonic());
 }
 
-/** One transaction; false where nothing was held. */
+/** Commits the buffer in one transaction; false where it is empty. */
 async function flush(reading: Reading): Promise<boolean> {
   const { bridge, sessionId, there, signal, buffer, posted, live } = reading;
   const { chats, clock, notices, reach } = bridge;
   if (buffer.length === 0 && posted.length === 0) return false;
   const [events, rows] = [buffer.splice(0), posted.splice(0)];
   const write = () => chats.log(sessionId, events, rows);
-  // An entry that is kept here alone was paid for: while the disk is full it is held, not asked for again.
+  // An entry that is kept only here was paid for: it is held while the disk is full, and not asked for again.
   const changes = there ? write() : ((await untilWritten(bridge, "follow", signal, write)) ?? []);
   live.events(events);
   reading.waitMs = waitOf(changes) ?? 0;
-  // Claude can be reached, and took so long.
+  // A turn that ended, or a post that was taken, shows that Claude can be reached.
   if (isEnd(changes) || rows.length > 0) reach.heard(null);
   if (isEnd(changes)) notices.emit("ended", { session: sessionId, durationMs: clock.monotonic() - reading.turnAt });
   return true;
@@ -209,8 +209,8 @@ async function hear(reading: Reading, input: ReaderInput): Promise<"over" | void
 }
 
 /**
- * A stop while our prompt seems queued: the stream may have shown the prompt once only, unprocessed; or the stop threw away what was
- * queued before our prompt was. The log knows.
+ * Lists the log at an `idle` while our prompt seems queued: the stream may have shown the prompt only once, unprocessed; or the `idle`
+ * flushed only prompts that were queued before ours.
  */
 async function settlePuzzle({ bridge, there, sessionId, buffer, posted }: Reading): Promise<void> {
   const prompt = bridge.store.posts.open(sessionId).find(({ kind }) => kind === "prompt");
@@ -218,13 +218,13 @@ async function settlePuzzle({ bridge, there, sessionId, buffer, posted }: Readin
   if (eventId === null || there === null) return;
   const isSeen = buffer.some((event) => event.id === eventId && event.at !== null);
   if (isSeen || bridge.store.log.at(sessionId, eventId) !== null) return;
-  // With the stop in one transaction: it is read beside what came after it.
+  // The pages share the transaction of the `idle`, so that it is read together with the entries after it.
   for await (const page of listPages(there)) buffer.push(...page);
 }
 
 /**
- * Silence proves nothing by itself. Where the session rests although our prompt is still queued, it will never be taken up; otherwise
- * the line may be dead, and a new stream is the only way to know.
+ * Looks at the session after silence, which proves nothing by itself. Where the session rests although our prompt is still queued, the
+ * prompt will never be taken up; otherwise the stream may be dead, and only a new one tells.
  */
 async function afterSilence(reading: Reading): Promise<"over" | void> {
   const { bridge, there, sessionId } = reading;
@@ -255,7 +255,7 @@ async function afterSilence(reading: Reading): Promise<"over" | void> {
 const streamLost = (why: string): BridgeError =>
   new BridgeError("claude_stream_lost", `Cannot follow the turn as ${why}`);
 
-/** What a reader works on: frames of the log, and the ends of posts. */
+/** The input of a reader: frames of the log, and the ends of posts. */
 type ReaderInput = Frame | PostOutcome;
 type Mailbox = ReturnType<typeof createMailbox>;
 
@@ -271,7 +271,7 @@ function createMailbox({ sleep }: Bridge["clock"]) {
       ring();
     },
     next: (): ReaderInput | undefined => items.shift(),
-    /** Resolves with the next ring, or with one that rang since the last wait; or after `ms`, to true then. */
+    /** Resolves to false at the next ring, or at once where it rang since the last wait; to true after `ms` without a ring. */
     async wait(ms: Millis | null): Promise<boolean> {
       const over = new AbortController();
       const late = ms === null ? [] : [sleep(ms, over.signal).then(() => true)];

@@ -32,7 +32,7 @@ type ReceiveHooks = {
 
 /** How long an idle poll waits: short enough for a clean stop, since a poll is never aborted. */
 const pollMs: Millis = 5_000;
-/** CONNECTED waits for the first proof of a life. */
+/** The first poll of a life is short, since CONNECTED waits for its proof. */
 const firstPollMs: Millis = 500;
 
 /** Polls until `signal` aborts (resolves) or the line is lost (throws BridgeError). */
@@ -41,7 +41,7 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
   for (let waitMs = firstPollMs; !signal.aborted;) {
     const batch = await transport.receive(waitMs, signal);
     if (batch.isProof) {
-      // Now, not after the commit: a batch that a full disk holds says nothing about the line as it is by then.
+      // The proof is told before the commit: a full disk may hold the batch for so long that it proves nothing of the line any more.
       bridge.onProof();
       waitMs = pollMs;
     }
@@ -59,7 +59,7 @@ export async function receiveLoop(bridge: Bridge & ReceiveHooks, account: Accoun
 
 type Accepted = { readonly envelopes: readonly Envelope[]; readonly dropped: number };
 
-/** A burst is written in parts, so that nothing else waits long for it. What the transport keeps is written with the last: before, all is delivered anew. */
+/** Envelopes of one commit: other work waits little for a burst. `persist` is in the last: after a crash before it, all come anew. */
 const partMax = 50;
 
 /** Null where `signal` aborted before all was written. */
@@ -133,12 +133,12 @@ function drop(bridge: Bridge, envelope: Envelope, reason: DropReason): void {
   log.debug("envelope dropped", { reason });
 }
 
-/** At most so many strangers are told of in a day: an account that many of them write to must not ring all the time. */
+/** Strangers that the owner is told of in a day, so that an account that many write to does not ring all the time. */
 const strangersMax = 5;
 
 /**
- * The owner of an account of Claude's own is told once of a person who wrote to it, is known by name and may not ask; the words of that
- * person are not told. On the owner's own account such a message is private traffic, so nothing is told.
+ * Tells the owner of an account of Claude's own once of a person who wrote to it, is known by name and may not ask, without what that
+ * person wrote. On the owner's own account such a message is private traffic, so the owner is told nothing.
  */
 function tellOfStranger(bridge: Bridge, { source, sourceName, chat, content }: Envelope): void {
   const { settings } = bridge.store;

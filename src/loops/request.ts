@@ -1,4 +1,4 @@
-/** What a post needs before it goes out, whichever line it goes to. */
+/** Builds the request of a post, and the view of its session, for whichever line it goes to. */
 import type { Request, SessionView } from "../claude/line.ts";
 import type { Change } from "../core/changes.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -14,8 +14,8 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 
 /**
- * The request of a post: as it is stored, or built now. `isNew`: it is to be stored before it goes out, so that it is known again by its
- * words, or, where nothing is looked up, no file is fetched twice; words alone are as cheap to build again.
+ * Resolves to the request of a post, as it is stored or built now. `isNew`: it is to be stored before it goes out, so that a look-up
+ * finds it by its text, or no file is fetched twice; text alone, which no look-up needs, is as cheap to build again.
  */
 export async function build(
   bridge: Bridge,
@@ -23,13 +23,13 @@ export async function build(
   signal: AbortSignal,
 ): Promise<{ readonly request: Request; readonly isNew: boolean }> {
   if (post.kind === "prompt") refuseGuest(bridge, post);
-  // What an older version asked was kept without its files.
+  // An older version stored a prompt without its files: it is built anew.
   if (post.request !== null && (post.request.kind !== "prompt" || Array.isArray(post.request.files)))
     return { request: post.request, isNew: false };
   const { store } = bridge;
   const row = store.inbox.get(Number(post.subject));
   const account = bridge.account();
-  // Queues open when the first line has told who we are, and a prompt has a row.
+  // Cannot happen: queues open when the first connect has told the account, and a prompt has a row.
   if (row === null || account === null) throw new Error("A prompt has no row, or it is not known who is asked");
   const session = store.sessions.get(post.sessionId);
   const line = session && bridge.lineOf(session);
@@ -42,7 +42,7 @@ export async function build(
   };
 }
 
-/** The owner's own program works under the owner's login. */
+/** Keeps a guest from the owner's own program, which works under the owner's login. @throws BridgeError `owner_only` */
 function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: PostRow): void {
   const session = store.sessions.get(sessionId);
   const envelope = store.inbox.get(Number(subject))?.envelope;
@@ -53,7 +53,7 @@ function refuseGuest({ store, config, lineOf }: Bridge, { subject, sessionId }: 
 
 export const isEnd = (changes: readonly Change[]): boolean => changes.some((change) => change.do === "finish");
 
-/** A session as a line is told of it. */
+/** The view of a session that a line gets. */
 export async function viewOf({ config, store, toolsOf }: Bridge, session: Session): Promise<SessionView> {
   const { context } = session;
   const text = (key: string, other: string): string => {
@@ -72,18 +72,18 @@ export async function viewOf({ config, store, toolsOf }: Bridge, session: Sessio
   };
 }
 
-/** What a session is known by at the API, before its id there is known here. */
+/** The metadata by which a session is found at the API before its id there is known here. */
 export const metadataOf = (id: string): { readonly [key: string]: string } => ({
   "sb.schema": "1",
   "sb.id": id.slice(0, 8),
 });
 
-/** How long the prompt waits that a decision queued anew; null where it did not. */
+/** The wait of the prompt that a decision queued anew; null where it queued none. */
 export const waitOf = (changes: readonly Change[]): Millis | null =>
   changes.flatMap((change) => (change.do === "again" ? change.waitMs : []))[0] ?? null;
 
 /**
- * A file that cannot be had is said in words: the question is answered all the same.
+ * Builds a prompt. A file that cannot be had is told in words, so that the question is answered all the same.
  * @throws BridgeError when the line is down, so that the prompt is tried again; `voice_unheard` where there is nothing but
  *   voice notes without a program that writes them down
  */

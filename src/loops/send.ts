@@ -18,7 +18,7 @@ import type { OutboxRow } from "../store/outbox.ts";
 import type { Bridge } from "./bridge.ts";
 import { createQueue, untilWritten, type Queue } from "./queue.ts";
 
-/** With a captcha unsolved, or a server that has changed, there is no time to wait for: look again this often. */
+/** With a captcha unsolved, or a server that has changed, no time is known to wait for: a send is tried this often. */
 const personRetryMs: Millis = 3_600_000;
 /** Chats that are sent to at the same time; marks beside them. */
 const chatsMax = 8;
@@ -29,7 +29,7 @@ type Pause = (fault: Fault | null, ms: Millis) => void;
 
 export function createSendLoop(bridge: Bridge) {
   const { clock, store, isConnected } = bridge;
-  /** Until when nothing is sent. */
+  /** No send starts before this, in monotonic time; null for no pause. */
   let pausedUntil: Millis | null = null;
   const isPaused = (): boolean => pausedUntil !== null && pausedUntil > clock.monotonic();
   const pause: Pause = (fault, ms) => {
@@ -45,7 +45,7 @@ export function createSendLoop(bridge: Bridge) {
       async work(chatKey, kill) {
         const isOpen = (): boolean => isConnected() && !kill.aborted && !isPaused();
         let row = isOpen() ? next(chatKey) : null;
-        // The wait is over: this send shows whether its reason is, too.
+        // The pause is over: this send shows whether its reason is over too.
         if (row !== null) pause(null, 0);
         // `outbox.add` wrote a hurried row as `sending`, and counted this attempt.
         if (row?.state === "sending") row = { ...row, attempts: row.attempts - 1 };
@@ -80,7 +80,7 @@ export function createSendLoop(bridge: Bridge) {
     /** Whether this chat's next message may go out at once: no wait holds it, and no send of the chat is under way. */
     isReady: (chatKey: string): boolean =>
       isConnected() && !isPaused() && !queue.isBusy(chatKey) && queue.busyCount() < chatsMax,
-    /** A person asked for a try now: no wait holds any more. */
+    /** Ends the pause and all waits, since a person asked for a try now. */
     resume(): void {
       pause(null, 0);
       hurry();
@@ -104,8 +104,8 @@ type Sending = {
 type Next = OutboxRow | Millis | null;
 
 /**
- * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction takes the place of itself,
- * so that sending it again after a crash says nothing twice: it is not marked, and recorded by whatever is committed next.
+ * Sends a row. The next one of the chat is marked in the commit that records this one as sent. A reaction that is sent again after a
+ * crash only replaces itself: it is not marked as `sending`, and the next commit records it.
  */
 async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promise<Next> {
   const { next: nextOf, isOpen, pause, kill } = sending;
@@ -136,7 +136,7 @@ async function sendOne(bridge: Bridge, row: OutboxRow, sending: Sending): Promis
     bridge.notices.emit("sent", { at: clock.now() });
     const failed = outcome.failed.map(({ code }) => code);
     if (failed.length > 0) log.warn("some members did not get it", { failed });
-    // Whichever member it was for, the account is asked, and `/status` says so until the next send.
+    // A captcha for any member is asked of the whole account: `/status` says so until the next send.
     if (failed.includes("captcha"))
       pause(toFault(new BridgeError("captcha", "Cannot reach a member of a group as Signal asks for a captcha")), 0);
     return next;
@@ -177,11 +177,11 @@ async function sendFailed(
     outbox.requeue(row.id, attempts, isUncertain);
     if (isCounted) counters.add({ uncertain: 1 });
   });
-  // The pause of all is this chat's wait too, and ends with it.
+  // The pause of all chats is this chat's wait too.
   return isForPerson ? 0 : waitMs;
 }
 
-/** What is shown besides the messages: it is not missed, and it is no message to be counted. */
+/** True for a row that only accompanies messages (a mark, a preview): it is not missed, and counts as no message. */
 const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft" || why === "below";
 
 /** Returns the body that goes out for a row now, or the reason why none does. An edit that has lost its message goes as a message of its own, unless it is empty. */
@@ -198,8 +198,8 @@ function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "
 }
 
 /**
- * What an edit has to name: phones show one that names an older version as a message of its own. Null where that is not known,
- * or where the phones would not take it any more. **Source:** issue 14906 of Signal-Android.
+ * The timestamp of the version that an edit has to name: phones show an edit of an older version as a message of its own. Null where it
+ * is not known, or where phones would not take the edit any more. **Source:** issue 14906 of Signal-Android.
  */
 function newestVersion({ store: { outbox }, clock }: Bridge, draftTimestamp: Millis): Millis | null {
   const draft = outbox.byTimestamp(draftTimestamp);

@@ -1,6 +1,6 @@
 /**
- * Run-time synchronization of contexts: after every reconnect, and now and then, the cached sessions meet the remote ones. The log of
- * each is caught up by its only reader (`follow.ts`).
+ * Run-time synchronization of contexts: after every reconnect, and now and then, the sessions here and at the API are brought together.
+ * The log of each is caught up by its only reader (`follow.ts`).
  *
  *   retrieve ─▶ catch up with the log ─▶ decode ─▶ core/synchronizer decides ─▶ ONE transaction: context, stamps
  *        ─▶ push the patch ─▶ verify, once more on difference
@@ -20,7 +20,7 @@ import { isSessionOver, settleGone, sweep } from "./elsewhere.ts";
 
 const recentMs = 24 * 3_600_000;
 const sweepMs = 10 * 60_000;
-/** While a question of Claude's is open, no stream is: it may be answered elsewhere. */
+/** Sessions are synced this often while Claude asks: no stream is open then, and another device may answer. */
 const questionMs = 30_000;
 const tickMs = 1_000;
 const sweepMax = 20;
@@ -30,7 +30,7 @@ const parallelMax = 4;
 export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
   const { clock, store, log } = bridge;
   let attempt = 0;
-  /** When it is looked whether to sync, in monotonic time, and when one is due in any case. */
+  /** `lookAt`: the next look whether to sync; `dueAt`: the next sync in any case; both in monotonic time. */
   let lookAt = clock.monotonic() + questionMs;
   let dueAt = clock.monotonic() + sweepMs;
   const run = async (signal: AbortSignal): Promise<void> => {
@@ -48,7 +48,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
     }
   };
   let models: readonly string[] = [];
-  /** A list of models is a help: no sync waits for it, and the next one asks where it could not be had. */
+  /** No sync waits for the list of models, which only helps; after a failure the next sync asks for it again. */
   const listModels = async (): Promise<void> => {
     if (models.length > 0) return;
     const found = await bridge.line.models(AbortSignal.timeout(modelsTimeoutMs)).catch(() => null);
@@ -57,7 +57,7 @@ export function createSyncLoop(bridge: Bridge, follow: FollowLoop) {
   return {
     /** One whole sync. @throws BridgeError when Claude's side is down; then every session not read is marked stale */
     run,
-    /** Those that the key may use; none before they are known. */
+    /** The models that the key may use; none before they are known. */
     models: (): readonly string[] => models,
     /** Sweeps now and then, and retries a failed sync by its own backoff, until `stop` aborts. */
     async keep(stop: AbortSignal): Promise<void> {
@@ -97,7 +97,7 @@ async function syncAll(bridge: Bridge, follow: FollowLoop, signal: AbortSignal):
         session: session.id,
         ...toFault(error),
       });
-      // What fails for this session only must not stop the others; what is down is down for all.
+      // A fault of this session alone must not stop the others; an outage is one for all of them.
       if (error.retry !== "never") down ??= error;
     }
   };
@@ -140,9 +140,9 @@ async function syncSession(
 const writesMax = 2;
 
 /**
- * Brings both sides together: merged, committed here, then what the remote side lacks or has older is written there. The bag that a
- * write answers with is met like the one that was read, for another device may have changed it in between. Null where the session is
- * not ours to synchronize any more.
+ * Merges both contexts, commits the result here, then writes there what the remote side lacks or has older. The metadata that a write
+ * answers with is merged like what was read, since another device may have changed it in between. Null where the session is not ours to
+ * synchronize any more.
  */
 async function meet(bridge: Bridge, remote: Remote, id: string, read: RemoteSession, signal: AbortSignal) {
   const { store, clock, log } = bridge;
@@ -169,7 +169,7 @@ async function meet(bridge: Bridge, remote: Remote, id: string, read: RemoteSess
   }
 }
 
-/** What the remote side lacks or has older; null for nothing. */
+/** The title and metadata that the remote side lacks or has older; null for none. */
 function patchOf(there: RemoteSession, merged: Context, stamps: Stamps) {
   const metadata = metadataPatch(there.metadata, encodeMetadata(merged, stamps));
   const title = typeof merged["title"] === "string" && merged["title"] !== there.title ? merged["title"] : undefined;
@@ -177,7 +177,7 @@ function patchOf(there: RemoteSession, merged: Context, stamps: Stamps) {
 }
 
 /**
- * The remote context. A title that differs from its mirror in the metadata was set elsewhere (the Console, say): it wins,
+ * Reads the remote context. A title that differs from its mirror in the metadata was set elsewhere (in the Console, say): it wins,
  * stamped with the time of the event that set it.
  */
 function readRemote(
@@ -193,7 +193,7 @@ function readRemote(
   const mirrored = context["title"] ?? session.context["title"];
   if (there.title === "" || there.title === mirrored) return { context, stamps };
   const renamed = bridge.store.log.renamed(session.id, there.title);
-  // Without a mirror and without an event nothing says that it was renamed: ours goes out.
+  // Without a mirror and without an event no sign says that the session was renamed there: our title goes out.
   if (!renamed && context["title"] === undefined) return { context, stamps };
   const stamp = nextStamp(null, renamed?.at ?? serverNow, bridge.deviceTag);
   return { context: { ...context, title: there.title }, stamps: { ...stamps, title: stamp } };

@@ -21,10 +21,10 @@ import { createQueue } from "./queue.ts";
 import { isReminderTool, reminderTools, workOnReminders } from "./due.ts";
 
 export type CallDeps = {
-  /** signalman's. */
+  /** The home folder of signalman. */
   readonly home: string;
   readonly projects: readonly Project[];
-  /** Found when it is first needed. */
+  /** Built when a call first needs it. */
   readonly executor: () => Promise<ExecutorDeps>;
 };
 
@@ -50,9 +50,9 @@ export function createCallLoop(bridge: Bridge, deps: CallDeps) {
   });
   return {
     ...queue,
-    /** A call that runs is not wanted any more: it ends, and what it has printed is its result. */
+    /** Ends a call that is not wanted any more: the output so far is its result. */
     drop: (useId: string): void => running.get(useId)?.abort(),
-    /** A message asks for work on files. */
+    /** Wakes the work on files that a message asks for. */
     owe: (inboxId: number): void => queue.wake(`${owedPrefix}${inboxId}`),
   };
 }
@@ -64,7 +64,7 @@ type Calling = {
   readonly running: Map<string, AbortController>;
 };
 
-/** Calls that need no yes, or have it, are done; the others are asked together, once Claude rests and no more calls come beside them. */
+/** Does the calls that need no yes or have one; asks for the others together, once Claude rests and makes no more calls beside them. */
 async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSignal): Promise<void> {
   const { store, chats } = calling.bridge;
   const session = store.sessions.get(sessionId);
@@ -91,7 +91,7 @@ async function workOnCalls(calling: Calling, sessionId: string, kill: AbortSigna
 /** The result of a call whose turn was stopped before a person answered: a yes would come too late. */
 const overtakenText = "It was not done: the turn had ended before a yes came.";
 
-/** Resolves to what the call would do, where that asks for a yes; else it is settled then. */
+/** Resolves to what the call would do where that needs a yes; else to null, after the call is settled. */
 async function workOn(
   { bridge, deps, running }: Calling,
   session: Session,
@@ -104,7 +104,7 @@ async function workOn(
     return null;
   };
   if (call.content !== null) {
-    // Settled by a decision, whose post is there, or by what a crash left.
+    // A decision settled the call, and its post is there; or the start settled it after a crash.
     return store.posts.isConfirmed(call.id) ? null : settle(call.content, call.isError);
   }
   if (isReminderTool(call.tool)) {
@@ -139,7 +139,7 @@ const projectOf = ({ projects, home }: CallDeps, { project, backend }: Session):
 
 type Owed = { readonly chat: Chat; readonly sessionId: string; readonly work: "undo" | "diff" };
 
-/** `/undo` and `/diff`: what they do is said, and forgotten only then. */
+/** Does the work of an `/undo` or a `/diff`, which is forgotten only in the commit of its answer. */
 async function workOnFiles(bridge: Bridge, deps: CallDeps, id: string, kill: AbortSignal): Promise<void> {
   const { store, chats } = bridge;
   const given = store.settings.get(`owed:${id}`);
@@ -214,7 +214,7 @@ async function ownPlace(system: string, project: Project, deps: ExecutorDeps): R
   return { tools: [], system: words.join("\n\n"), folder: told.root, mayRun: project.run };
 }
 
-/** Edits of these projects need no yes; in this process only, for an hour of its time. */
+/** The projects whose edits need no yes: in this process only, for an hour of its monotonic time. */
 export function createGrants(clock: Bridge["clock"]) {
   const until = new Map<string, Millis>();
   const isGranted = (project: string): boolean => (until.get(project) ?? 0) > clock.monotonic();

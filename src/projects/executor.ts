@@ -1,4 +1,4 @@
-/** Runs the calls of a project, each at most once, and only while what was shown is so. A free reading is repeated after a crash. */
+/** Runs the calls of a project, each at most once, and only while the folder is as the question showed it. A crash repeats free reads. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { unknownOutcome, type Call, type CallResult, type Calls } from "../store/calls.ts";
@@ -17,15 +17,15 @@ type Deps = Omit<CallSite, "project" | "scope" | "isGranted"> & {
   readonly isGranted: (project: string) => boolean;
 };
 export type ExecutorDeps = Deps & { readonly calls: Calls; readonly undo: Undo; readonly workplace: Workplace } & {
-  /** Of a process: edits of one folder wait for each other. */
+  /** One for the whole process: edits of one folder wait for each other. */
   readonly inOrder: ReturnType<typeof createOrder>;
 };
 
-/** Where calls are done: the folders of this machine. The simulation plays one. */
+/** Does calls: `folders` on this machine; the simulation plays one. */
 export type Workplace = {
-  /** What a call would do now. */
+  /** Resolves to what a call would do now. */
   readonly look: (project: Project, call: Asked, deps: Deps) => Promise<Plan>;
-  /** What Claude is told of a project: its tools, and what its folder says about itself; or why it cannot be opened. */
+  /** Resolves to what Claude is told of a project: its tools, and its instructions; or to why it cannot be opened. */
   readonly describe: (
     project: Project,
     deps: Pick<Deps, "home">,
@@ -53,7 +53,7 @@ export const folders: Workplace = {
   },
 };
 
-/** Two chats of one project: the second sees what the first has left. */
+/** Runs the edits of one folder one after the other, so that each of two chats sees what the other has left. */
 export function createOrder() {
   const queues = new Map<string, LimitFunction>();
   return <T>({ folder }: Project, work: () => Promise<T>): Promise<T> => {
@@ -75,13 +75,13 @@ export async function takeBack(
 }
 
 const hasFilters = 3;
-/** The folder's own configuration names programs to git, none of which is run: where it has filters, which cannot be left out, git is not asked. */
+/** Runs no program that the folder's own configuration names to git: where it has filters, which git cannot leave out, git is not asked. */
 const gitDiff = `export GIT_OPTIONAL_LOCKS=0
 safe() { git --no-pager -c core.fsmonitor=false "$@"; }
 for scope in local worktree; do safe config --$scope --includes --name-only --get-regexp '^filter[.]' && exit ${hasFilters}; done
 safe diff --no-ext-diff --no-textconv --ignore-submodules=all --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
 
-/** What is changed: git's own diff where the folder has git, else what the session has changed. */
+/** Resolves to the changes: git's own diff where the folder has git, else the changes of the session. */
 export async function changesIn(project: Project, sessionId: string, deps: ExecutorDeps, signal: AbortSignal) {
   const folder = await openFolder(project.folder, deps.home);
   if ("refusal" in folder) return folder.refusal;
@@ -95,9 +95,9 @@ export async function changesIn(project: Project, sessionId: string, deps: Execu
 }
 
 /**
- * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there. One that is
- * seen and asks is left as it is: resolves to what it would do, for the question. Never rejects for what Claude or the folder did.
- * `signal` ends a command: what it has printed is its result.
+ * Runs a call that is seen and free, or allowed, and settles it in the journal; one that is settled is answered from there. For one that
+ * is seen and asks it only resolves to what the call would do, for the question. Never rejects for a fault of Claude or the folder.
+ * `signal` ends a command: its output so far is its result.
  */
 export function runCall(project: Project, call: Id, deps: ExecutorDeps, signal: AbortSignal) {
   const work = () => runNow(project, call, deps, signal);

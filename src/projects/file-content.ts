@@ -1,4 +1,4 @@
-/** A file of a project as it is now: where it really lies, its bytes, their hash; and how it is replaced. */
+/** A file of a project as it is now: its real place, its bytes, their hash; and its replacement. */
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import { glob, readFile, realpath, rm, stat } from "node:fs/promises";
@@ -14,7 +14,7 @@ export const loadSdk = () => import("@anthropic-ai/sdk/tools/agent-toolset/node"
 /** The place that a path means once every link is followed, absolute and from the folder on. */
 export type Place = { readonly absolute: string; readonly path: string };
 
-/** @throws ToolError in words where it leads out of the folder, or cannot be followed */
+/** @throws ToolError, with words for Claude, where `path` leads out of the folder, or cannot be followed */
 export async function locate(root: string, path: string): Promise<Place> {
   const absolute = await (await loadSdk()).resolvePath({ workdir: root }, path);
   return { absolute, path: relative(root, absolute).split(sep).join("/") };
@@ -26,7 +26,7 @@ export type FileContent = { readonly bytes: Buffer; readonly text: string };
 export async function readFileText({ absolute, path }: Place): Promise<FileContent | null | string> {
   try {
     const found = await stat(absolute);
-    // A pipe would be waited for as it is opened, so this comes first.
+    // A pipe would block as it is opened, so this comes first.
     if (!found.isFile()) return `${path} is not a regular file`;
     if (found.size > fileBytesMax)
       return `${path} has ${found.size} bytes: more than the ${fileBytesMax} that can be shown and changed`;
@@ -39,25 +39,25 @@ export async function readFileText({ absolute, path }: Place): Promise<FileConte
   }
 }
 
-/** No text has a NUL near its beginning. */
+/** True for content that is no text: text has no NUL near its beginning. */
 export const hasNul = (content: Buffer | string): boolean => content.slice(0, 8_192).includes("\0");
 
 export const hashOf = (bytes: Uint8Array | string | null): string =>
   bytes === null ? "none" : createHash("sha256").update(bytes).digest("hex");
 
-/** The SDK's own words, or the system's for its code alone: its messages name folders of this machine. */
+/** Words of the SDK's error, or the system's words for its code, since a system message names folders of this machine. */
 export function inWords(error: unknown, path: string): string {
   if (!(error instanceof Error)) return String(error);
   if ("errno" in error && typeof error.errno === "number") return `${path}: ${getSystemErrorMessage(error.errno)}`;
   return error.message.replace("the session's working directory", "the project's folder");
 }
 
-/** Names that are looked at together, and at most. */
+/** Names that `list` looks at together, and in all. */
 const [listedAtOnce, listedMax] = [100, 50_000];
 
 /**
- * The files under a folder whose names are like a pattern, newest first, at most `max`, a line each. As the SDK's own body does it, which looks at
- * one file after the other: a link to a file is left out, as is what lies elsewhere by one.
+ * Resolves to the files under a folder whose names fit a pattern, newest first, at most `max`, a line each: as the SDK's own body does,
+ * but not one file after the other. A link to a file is left out, and so is a file that a link leads to outside of the folder.
  */
 export async function list(folder: string, pattern: string, max: number): Promise<string> {
   if (isAbsolute(pattern) || pattern.split(/[\\/{},]/u).includes(".."))
@@ -72,7 +72,7 @@ export async function list(folder: string, pattern: string, max: number): Promis
     const [real, { mtimeMs: at }] = await Promise.all([realpath(path), stat(path)]);
     return real.startsWith(folder + sep) ? [{ path, at }] : [];
   };
-  // What has gone meanwhile is not there.
+  // A file that has gone meanwhile is left out.
   const found = await pLimit(listedAtOnce).map(paths, (path) => look(path).catch(() => []));
   const newest = found
     .flat()

@@ -26,8 +26,8 @@ const fields = {
   run_minutes: v.optional(v.message(minutes, "it takes 1 to 60"), 2),
 };
 /**
- * One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute, and not yet looked at: `openFolder` does. With a `backend`
- * another agent than that of the settings works on it: the owner's own program.
+ * One `[projects.NAME]`, whose keys docs/projects.md explains. `folder` is absolute; only `openFolder` looks whether it is there. With a
+ * `backend` another agent than that of the settings works on the project: the owner's own program.
  */
 export type Project = Readonly<{ name: string; runMinutes: number } & Omit<Table, "run_minutes">>;
 type Table = v.InferOutput<v.ObjectSchema<typeof fields, undefined>>;
@@ -62,7 +62,7 @@ export function readProjects(given: unknown): readonly Project[] | string {
   return projects;
 }
 
-/** Canonical as far as it exists. */
+/** The canonical form of as much of `path` as exists. */
 async function canonical(path: string): Promise<string> {
   const parent = dirname(path);
   return realpath(path).catch(async () => (parent === path ? path : join(await canonical(parent), basename(path))));
@@ -81,26 +81,26 @@ export async function openFolder(folder: string, home: string): Promise<Folder> 
     return { refusal: inWords(error, folder) };
   }
   const [user, own] = await Promise.all([canonical(homedir()), canonical(home)]);
-  // Letter case counts for nothing, as the answer is a refusal.
+  // Letter case is ignored, which can only refuse more.
   const isWithin = (outer: string, inner: string): boolean =>
     !/^\.\.(?=$|[/\\])/u.test(relative(outer.toLowerCase(), inner.toLowerCase()) || ".");
   if (dirname(root) === root) return refuse("is the whole disk: name one folder");
   if (isWithin(root, user)) return refuse("holds your whole home folder: name one folder in it");
   if (isWithin(root, own)) return refuse("holds signalman's own home, with its keys");
   if (isWithin(own, root)) return refuse("lies in signalman's own home");
-  // A folder in ~/.ssh is all secrets: nothing in it would look like one to the policy, which sees paths from the root on.
+  // A folder in ~/.ssh is refused, since the policy sees paths from the root on and would take no file in it for a secret.
   if (root.split(sep).some((part) => pathKind(part) === "secret" || part === ".git"))
     return refuse("lies among keys or in .git");
   return { root };
 }
 
-/** Where the owner's own program works for chats without a project: the one folder in signalman's home that Claude may see. */
+/** The folder of the owner's own program for chats without a project: the only folder in signalman's home that Claude may see. */
 export function chatFolder(home: string): Project {
   const free = { backend: ownProgram, run: true, network: true, run_minutes: 60 };
   return toProject("", v.parse(v.object(fields), { folder: join(home, "chats"), ...free }));
 }
 
-/** The folder of a project, or that of chats without one, which is made where it is not there. */
+/** Opens the folder of a project, or that of chats without one, which is made where it is missing. */
 export async function openPlace(project: Project, home: string): Promise<Folder> {
   if (project.name !== "") return openFolder(project.folder, home);
   await mkdir(project.folder, { recursive: true, mode: 0o700 });
@@ -110,7 +110,7 @@ export async function openPlace(project: Project, home: string): Promise<Folder>
 const guides = ["CLAUDE.md", "AGENTS.md"];
 const guideCharsMax = 16_384;
 
-/** What the session is told of the project: the owner's words, and the guides at the folder's root, each bounded. */
+/** Resolves to the instructions of a project: the owner's words, and the guides at the folder's root, each bounded. */
 export async function instructionsOf(project: Project, root: string): Promise<string> {
   const parts = project.instructions === null ? [] : [project.instructions];
   const paths = await Promise.all(guides.map((name) => realpath(join(root, name)).catch(() => "")));

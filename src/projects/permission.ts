@@ -1,6 +1,6 @@
 /**
- * What the owner's own `claude` program asks for before it does it by itself: the policy, the question and the journal are those of our
- * own tools, so that a project is the same whichever agent works on it. A yes is all that we do then; edits are kept for `/undo` first.
+ * Plans the calls for which the owner's own `claude` program asks permission: policy, question and journal are those of our own tools, so
+ * that a project is the same whichever agent works on it. The program then does the call itself; files are kept for `/undo` before an edit.
  */
 import { stat } from "node:fs/promises";
 import { itemOf } from "../core/question.ts";
@@ -10,23 +10,23 @@ import { locate } from "./file-content.ts";
 import { twins } from "./policy.ts";
 import { planCall, type Plan, type CallSite } from "./tools.ts";
 
-/** The inputs that the question shows by itself, or that change nothing of what it says. */
+/** Inputs that the question shows anyway, or that change nothing of it. */
 const shown = new Set(
   "file_path offset limit pages pattern path old_string new_string replace_all content command description".split(" "),
 );
 
-/** It runs in no sandbox of ours. */
+/** The program runs in no sandbox of ours. */
 const noSandbox = { kind: "none", why: "" } as const;
 const yes: CallResult = { content: "yes", isError: false };
 
 /**
- * A helper of Claude's has the same tools, which ask for what they do. One with a copy of the folder has git make that first, which starts
- * what the folder's own configuration names.
+ * True for a helper of Claude's that is free, since its tools ask for what they do. A helper with a copy of the folder is not: git makes
+ * that copy and starts programs that the folder's own configuration names.
  */
 const isPlainHelper = (tool: string, input: unknown): boolean =>
   /^(?:Agent|Task)$/u.test(tool) && !("isolation" in Object(input));
 
-/** What becomes of its call now. Total: what is unknown here is asked for with all its inputs. */
+/** Resolves to the plan for a call of the program. An unknown tool asks, and its question shows all inputs. */
 export async function planPermission(tool: string, input: unknown, site: CallSite): Promise<Plan> {
   const twin = Object.hasOwn(twins, tool) ? twins[tool] : undefined;
   if (twin === undefined) {
@@ -59,7 +59,7 @@ export async function planPermission(tool: string, input: unknown, site: CallSit
 
 type Search = { readonly output_mode?: string; readonly path?: string };
 
-/** What Claude is told of its own search, whose lines we cannot leave out. */
+/** The rule for the program's own search, told to Claude, since we cannot leave out lines of its result. */
 export const searchRule =
   "Grep with output_mode content over a folder asks the owner, as it shows what may be secret; names of files, counts, and lines of one file do not.";
 

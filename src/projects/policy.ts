@@ -1,6 +1,6 @@
-/** What Claude may do in a project: every call is free, asks the owner, or never happens. Pure and total. */
+/** The policy of a project: every call is free, asks the owner, or never happens. Pure and total. */
 
-/** What a call does, by the name of its tool on the wire. */
+/** The act of a call, by the name of its tool on the wire. */
 export const acts = {
   local_read: "read",
   local_glob: "list",
@@ -14,7 +14,7 @@ export type ToolName = keyof typeof acts;
 export type Act = (typeof acts)[ToolName];
 export const isToolName = (name: string): name is ToolName => Object.hasOwn(acts, name);
 
-/** Tools of the owner's own `claude` program that do what one of ours does. */
+/** Tools of the owner's own `claude` program, each with the tool of ours that does the same. */
 export const twins: { readonly [name: string]: ToolName | undefined } = {
   Read: "local_read",
   Glob: "local_glob",
@@ -44,8 +44,8 @@ const guardedParts =
   /^(\.git|\.claude|\.github|\.gitlab-ci\.yml|\.vscode|\.idea|\.husky|\.devcontainer|\.gitattributes|\.gitmodules|\.mcp\.json|claude(\.local)?\.md|agents\.md)$/u;
 
 /**
- * A name as the laxest file system takes it (letter case, invisible characters, full width, dots and spaces at its end), and without what
- * editors and people add to that of a copy.
+ * A name as the laxest file system takes it (letter case, invisible characters, full width, dots and spaces at its end), without the marks
+ * that editors and people add to the name of a copy.
  */
 const fold = (part: string): string =>
   part
@@ -57,7 +57,7 @@ const fold = (part: string): string =>
     .replace(/^[.#~]+(?=\.)|^#/u, "")
     .replace(/(?<=.)([~#]|\.(bak|backup|old|orig|save|sw[op]|tmp|copy|\d+))+$/u, "");
 
-/** What a path within the folder looks like; `/` or `\` between its parts. */
+/** The kind of a path within the folder, by its name alone; `/` or `\` between its parts. */
 export function pathKind(path: string): PathKind {
   // Line breaks and marks that turn the direction of writing could make the question show something else.
   if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
@@ -72,7 +72,7 @@ const free = (reason: string): Ruling => ({ verdict: "free", reason });
 const asks = (reason: string): Ruling => ({ verdict: "asks", reason });
 const never = (reason: string): Ruling => ({ verdict: "never", reason });
 
-/** What becomes of a call. `paths`: as Claude wrote it, and with every link followed; null where that leads out of the folder. */
+/** Rules on a call. `paths`: as Claude wrote it, and with every link followed; null where that leads out of the folder. */
 export function judge(tool: string, paths: readonly string[] | null, { run, ask, isGranted }: Rules): Ruling {
   if (!isToolName(tool)) return never(`There is no tool ${tool} here; there are ${Object.keys(acts).join(", ")}`);
   const act = acts[tool];
@@ -87,7 +87,7 @@ export function judge(tool: string, paths: readonly string[] | null, { run, ask,
   return isGranted ? free("you said always") : asks("it changes a file");
 }
 
-/** What `always` frees for an hour: edits of ordinary files, by the path as Claude wrote it. */
+/** True for a call that `always` frees for an hour: an edit of an ordinary file, by the path as Claude wrote it. */
 export function isFreed({ tool, input }: { readonly tool: string; readonly input: unknown }): boolean {
   const path = (input as { readonly file_path?: unknown } | null)?.file_path;
   const name = twins[tool] ?? tool;

@@ -1,4 +1,4 @@
-/** Commands: in a group and, where there is one, a sandbox of their own; with limits, without input; nothing stays behind. */
+/** Runs commands: in a group and, where there is one, a sandbox of their own; with limits, without input; no process of theirs is left. */
 import { spawn } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import { childEnv, kill, killMarked } from "../child-env.ts";
 import type { Clock } from "../clock.ts";
 import type { Millis } from "../core/model.ts";
 
-/** `why`: what stands against a sandbox, for `doctor`. */
+/** `why`: the reason why there is no sandbox, for `doctor`. */
 export type CommandSandbox =
   | { readonly kind: "bubblewrap" | "sandbox-exec"; readonly program: string }
   | { readonly kind: "none"; readonly why: string };
@@ -23,31 +23,31 @@ export type ShellCommand = {
   readonly sandbox: CommandSandbox;
   readonly timeoutMs: Millis;
   readonly env: NodeJS.ProcessEnv;
-  /** Of the owner's settings: it keeps the session's bus, and what it complains of is no part of its output. */
+  /** A program of the owner's settings: it keeps the session's bus, and its stderr is no part of the output. */
   readonly isHelper?: boolean;
 };
 
-/** `code` is null where a signal ended it, `ended` where we did not. */
+/** `code` is null where a signal ended the command; `ended` tells why we ended it, null where we did not. */
 export type CommandOutcome = { readonly code: number | null; readonly ended: string | null; readonly output: string };
 
 const shownBytesMax = 50_000;
-// What prints more is ended: to read it away would cost this process more than it tells.
+// A command that prints more is ended, since reading the rest would cost this process more than it is worth.
 const printedBytesMax = 32 * 2 ** 20;
 const graceMs: Millis = 2_000;
 
-/** Without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
+/** The environment of a command, without the session's bus (DBUS_…, XDG_…), which leads out of a sandbox. */
 function environmentOf({ env, isHelper = false }: ShellCommand, mark: string): NodeJS.ProcessEnv {
   if (isHelper) return childEnv({ SIGNALMAN_COMMAND: mark }, env);
   const kept = Object.entries(childEnv({}, env)).filter(([name]) => !/^(DBUS|XDG)_/iu.test(name));
   return { ...Object.fromEntries(kept), TERM: "dumb", CI: "1", SIGNALMAN_COMMAND: mark };
 }
 
-/** In the person's home; hidden from commands, where they are. */
+/** Folders and files of the person's home that a sandbox hides from commands. */
 const privateFolders =
   ".ssh .gnupg .aws .azure .kube .docker .password-store .mozilla .thunderbird .config/gcloud .config/gh .config/google-chrome .config/chromium .config/Signal .local/share/keyrings Library/Keychains Library/Mail Library/Messages Library/Cookies";
 const privateFiles = ".netrc .npmrc .pypirc .pgpass .git-credentials";
 
-/** Those that exist, without links: a sandbox hides places, not names. */
+/** The real paths of the names that exist, since a sandbox hides places, not names. */
 const places = (home: string, names: string): string[] =>
   names.split(" ").flatMap((name) => (existsSync(join(home, name)) ? realpathSync(join(home, name)) : []));
 
@@ -55,7 +55,7 @@ const places = (home: string, names: string): string[] =>
 export function commandLine(given: Omit<ShellCommand, "env">, user = homedir()): string[] {
   const { command, root, home, network, sandbox } = given;
   if (typeof command !== "string") return [...command];
-  // Where memory runs out, Linux ends the command and not signalman; where that is killed, its pipe ends, and by that the group.
+  // Where memory runs out, Linux ends the command before signalman; where signalman is killed, its pipe ends, which ends the group.
   const watch = sandbox.kind === "bubblewrap" ? "" : "( read -r _ <&3; kill -9 0 ) 2>/dev/null & exec 3<&-";
   const start = `{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null\n${watch}\nexec /bin/sh -c "$0"`;
   const shell = ["/bin/sh", "-c", start, command];
@@ -71,7 +71,7 @@ export function commandLine(given: Omit<ShellCommand, "env">, user = homedir()):
   }
   const own = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"];
   const resolver = "/run/systemd/resolve";
-  // What comes later lies over what came before: the project may lie under /tmp. /run holds sockets that lead out.
+  // A later mount lies over an earlier one, as the project may lie under /tmp. /run is emptied, as it holds sockets that lead out.
   const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];
   const net = !network ? ["--unshare-net"] : existsSync(resolver) ? ["--ro-bind", resolver, resolver] : [];
   const hidden = folders.flatMap((path) => ["--tmpfs", path]);
@@ -80,7 +80,7 @@ export function commandLine(given: Omit<ShellCommand, "env">, user = homedir()):
   return [sandbox.program, ...own, ...system, ...net, ...place, "--", ...shell];
 }
 
-/** Which sandbox works here: it is tried, since a system may have the program and forbid its use. `path` is PATH. */
+/** Finds the sandbox that works here by trying it, since a system may have the program and forbid its use. `path` is PATH. */
 export async function findSandbox(
   clock: Clock,
   path: string,
@@ -99,7 +99,7 @@ export async function findSandbox(
   return { kind: "none", why: `${kind} is installed but does not work (${output.trim().slice(0, 100)})` };
 }
 
-/** A program that the owner's settings name, split into words as a shell would, quotes included, but no shell reads it; `last` comes behind them. */
+/** Runs a program of the owner's settings: `line` is split into words as by a shell, quotes included, without a shell; `last` follows. */
 export function runHelper(
   line: string,
   last: readonly string[],
@@ -111,7 +111,7 @@ export function runHelper(
   return runCommand({ ...place, command: [...parseWords(line), ...last], timeoutMs, isHelper: true }, clock, signal);
 }
 
-/** Runs one command to its end, which `signal` brings about; never rejects. Its group has ended when this resolves. */
+/** Runs a command to its end, or until `signal` aborts; never rejects. Its group has ended when this resolves. */
 export async function runCommand(command: ShellCommand, clock: Clock, signal: AbortSignal): Promise<CommandOutcome> {
   const [program = "", ...args] = commandLine(command);
   const mark = `${process.pid}-${Math.trunc(clock.monotonic() * 1_000)}`;
@@ -120,7 +120,7 @@ export async function runCommand(command: ShellCommand, clock: Clock, signal: Ab
   const child = spawn(program, args, { cwd, env, detached: true, stdio: ["ignore", "pipe", complaints, "pipe"] });
   const [over, closed] = [new AbortController(), new AbortController()];
   let ended: string | null = null;
-  // The group: the shell alone would leave what it started.
+  // The whole group is ended, since the shell alone would leave what it started.
   const killAll = (how: "SIGTERM" | "SIGKILL"): void => {
     if (child.pid) kill(-child.pid, how);
   };
@@ -158,7 +158,7 @@ export async function runCommand(command: ShellCommand, clock: Clock, signal: Ab
   signal.removeEventListener("abort", stop);
   killAll("SIGKILL");
   await killMarked(mark);
-  // What could not be found may hold the pipe open for ever.
+  // A process that was not found may hold the pipe open for ever.
   await clock.sleep(graceMs, closed.signal);
   const left = total - head.length - tail.length;
   return {

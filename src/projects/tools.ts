@@ -1,4 +1,4 @@
-/** The tools of a project: the SDK's own bodies, which it confines to the folder, and what a call of one would do now. */
+/** The tools of a project: the SDK's own bodies, which it confines to the folder, and the plan of a call: what it would do now. */
 import { stat } from "node:fs/promises";
 import { sep } from "node:path";
 import * as v from "valibot";
@@ -11,7 +11,7 @@ import { acts, isToolName, judge, pathKind, type Act, type Rules, type ToolName 
 import { runCommand, type ShellCommand } from "./runner.ts";
 import { patchOf, type Scope, type Undo } from "./undo.ts";
 
-/** Where a call is to run. `home` is signalman's, `self` starts it; `isGranted`: see `Rules`. */
+/** The place of a call. `home` is signalman's, `self` the command that starts signalman; `isGranted`: see `Rules`. */
 export type CallSite = Pick<ShellCommand, "home" | "env" | "sandbox"> &
   Pick<Rules, "isGranted"> & {
     readonly self: readonly string[];
@@ -25,15 +25,15 @@ export type CallSite = Pick<ShellCommand, "home" | "env" | "sandbox"> &
 type Deed = {
   readonly [text in "title" | "detail" | "basis"]: string;
 } & {
-  /** Whether a yes to that basis, which hashes what is shown and what it stands on, is a yes to this. */
+  /** Whether a yes to `basis`, a hash of what the question showed and what it rests on, is a yes to this call as it is now. */
   readonly holds: (basis: string) => boolean;
-  /** Does it; never rejects. */
+  /** Does the call; never rejects. */
   readonly work: (signal: AbortSignal) => Promise<CallResult>;
-  /** Keeps what it changes for `/undo`, where another program does it. */
+  /** Keeps the file for `/undo` before another program changes it. */
   readonly keep?: () => Promise<void>;
 };
 
-/** What becomes of a call, and why. */
+/** The verdict on a call, its reason, and the deed. */
 export type Plan =
   | { readonly verdict: "never"; readonly reason: string }
   | (Deed & { readonly verdict: "free" | "asks"; readonly reason: string });
@@ -98,7 +98,7 @@ const canRun = ({ run }: Pick<Project, "run">): boolean => run && process.platfo
 const failed = (words: string): CallResult => ({ content: words, isError: true });
 const done = (words: string): CallResult => ({ content: words, isError: false });
 
-/** What a call would do now. Total: what cannot be done is `never`, with the reason for Claude. */
+/** Resolves to what a call would do now. Never rejects: a call that cannot be done is `never`, with the reason for Claude. */
 export async function planCall(name: string, given: unknown, site: CallSite): Promise<Plan> {
   const never = (reason: string): Plan => ({ verdict: "never", reason });
   const rules = { run: canRun(site.project), ask: site.project.ask, isGranted: site.isGranted };
@@ -136,8 +136,8 @@ function deedOf(name: ToolName, input: Input<ToolName>, place: content.Place, si
   };
 }
 
-// The SDK matches on a thread made from text; our binary refuses one, and the pattern, maybe endless, would hold up the daemon.
-// The process starts in signalman's home, since a runtime may take orders from the folder where it starts.
+// A search is a process of its own: the SDK matches on a thread made from text, which our binary refuses, and an endless pattern would hold
+// up the daemon. The process starts in signalman's home, since a runtime may take orders from the folder where it starts.
 async function searching(what: readonly string[], site: CallSite, signal: AbortSignal): Promise<CallResult> {
   const { home, env, clock, self } = site;
   const command = [...self, "projects", "search", JSON.stringify(what)];
@@ -147,7 +147,7 @@ async function searching(what: readonly string[], site: CallSite, signal: AbortS
   return { content: output, isError: code !== 0 };
 }
 
-/** The search itself, in that process. */
+/** Does the search, in the process that `searching` starts. */
 export async function search([root = "", pattern = "", path = ""]: readonly string[]): Promise<CallResult> {
   const place = await content.locate(root, path || ".").catch((error: unknown) => content.inWords(error, path));
   if (typeof place === "string" || place.path !== path) return failed(`${path}: it is not what it was`);
@@ -176,7 +176,7 @@ async function reading(act: Act, input: Look, place: content.Place, root: string
   }
 }
 
-/** What fits of a text, in whole lines where it has some. */
+/** The part of a text that fits a result, in whole lines where it has some. */
 function cut(text: string): string {
   const bytes = Buffer.from(text);
   const end = bytes.lastIndexOf("\n", resultBytesMax);
@@ -184,7 +184,7 @@ function cut(text: string): string {
   return bytes.toString("utf8", 0, end > 0 ? end : resultBytesMax).replace(/\uFFFD$/u, "");
 }
 
-/** What was read, from line `first` on, with how to read on. */
+/** A page of what was read, from line `first` on, with the words how to read on. */
 function page(text: string, path: string, first: number): string {
   const shown = cut(text);
   if (shown === text) return text === "" ? `[${path} has nothing there]` : text;
@@ -193,7 +193,7 @@ function page(text: string, path: string, first: number): string {
   return `${shown}\n[Lines ${first} to ${last} of ${path}.${isPart} Read on with view_range [${last + 1}, ${last + 500}].]`;
 }
 
-/** Hits from the folder on. Lines of files that may hold a secret are left out, where the owner was not asked for just them. */
+/** Hits with paths relative to the folder. Lines of files that may hold a secret are left out, unless the owner was asked for that file. */
 function hits(text: string, root: string, isList: boolean, isAsked: boolean): string {
   const from = root.endsWith(sep) ? root : root + sep;
   const all = text.split("\n").map((hit) => (hit.startsWith(from) ? hit.slice(from.length) : hit));
@@ -221,7 +221,7 @@ async function changing(input: Change, place: content.Place, { scope, undo }: Ca
   const verb = "old_string" in input ? "edit" : present === null ? "make" : "write";
   const was = content.hashOf(present?.bytes ?? null);
   const whole = hashInput(verb, [place.absolute, was, after.text]);
-  // The same lines, wherever they are now: what another yes of this turn changed elsewhere in the file takes nothing from this one.
+  // `part` hashes the lines without their place: another edit of this turn elsewhere in the file leaves the yes to this one valid.
   const part = hashInput(verb, [place.absolute, lines.filter((line) => !line.startsWith("@@"))]);
   const isOurs = undo.isLeft(scope, place.path, was);
   const keep = () => undo.keep(scope, place.path, present, after.text);

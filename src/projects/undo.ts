@@ -1,4 +1,4 @@
-/** Taking back: what a file was before a turn is kept in signalman's home, and restored while the file is as Claude left it. */
+/** Takes edits back: the file before a turn is kept in signalman's home, and restored while the file is as Claude left it. */
 import { createTwoFilesPatch, FILE_HEADERS_ONLY } from "diff";
 import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -26,7 +26,7 @@ export function patchOf(path: string, before: string | null, after: string | nul
   return patch ?? patchOf(path, before, "") + patchOf(path, "", after).split("\n").slice(2).join("\n");
 }
 
-/** `home` is signalman's; `clock` dates what is kept. */
+/** `home` is signalman's; `clock` dates kept files. */
 export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now">) {
   const folder = join(home, "undo");
   // Pruning must not meet bytes whose row is not written yet.
@@ -35,7 +35,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
   async function store(bytes: Buffer): Promise<string> {
     const hash = hashOf(bytes);
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    // Written beside and renamed: half a file under a hash would be believed.
+    // The file is written beside and renamed, since half a file under a hash would be believed.
     const fresh = join(folder, `${hash}.new`);
     await using file = await open(fresh, "w", 0o600);
     await file.writeFile(bytes);
@@ -55,7 +55,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
 
   return {
     prune: () => inOrder(prune),
-    /** Before a write: keeps what is there, once a turn, and notes what will be. */
+    /** Keeps the file before a write, once a turn, and notes the hash of what will be written. */
     keep: (scope: Scope, path: string, present: FileContent | null, after: string): Promise<void> =>
       inOrder(async () => {
         const isFirst = rows.get(scope.sessionId, scope.root, path, scope.turn) === null;
@@ -64,11 +64,11 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
         rows.put({ ...scope, path, before, bytes: present?.bytes.length ?? 0, after: hashOf(after), at: clock.now() });
       }),
 
-    /** Whether the file is what Claude left in this turn. */
+    /** True while the file is what Claude left in this turn. */
     isLeft: ({ sessionId, root, turn }: Scope, path: string, hash: string): boolean =>
       rows.get(sessionId, root, path, turn)?.after === hash,
 
-    /** Takes the last turn back. `left` says of each file that was not touched why; a second call takes back the turn before. */
+    /** Takes the last turn back. `left` has a reason for each file that was not restored; a second call takes back the turn before. */
     async undo(sessionId: string, root: string) {
       const done = { restored: [] as string[], left: [] as string[] };
       for (const kept of rows.lastTurn(sessionId, root)) {
@@ -81,7 +81,7 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
       return done;
     },
 
-    /** What the session changed so far, as one patch; "" where nothing. */
+    /** Resolves to the changes of the session so far, as one patch; "" for none. */
     async diff(sessionId: string, root: string): Promise<string> {
       const patches = rows.firsts(sessionId, root).map(async ({ path, before }) => {
         const present = await locate(root, path).then(readFileText, (error: unknown) => inWords(error, path));
@@ -93,14 +93,14 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     },
   };
 
-  /** Null when it is done, else why not. */
+  /** Restores a file; null when it is done, else the reason why not. */
   async function takeBack({ root, path, before, after }: Kept): Promise<string | null> {
     try {
       const place = await locate(root, path);
       const present = await readFileText(place);
       if (typeof present === "string") return present;
       const now = hashOf(present?.bytes ?? null);
-      // A write that failed left what was there.
+      // A write that failed has left the file as it was.
       if (now === hashOf(null) ? before === null : now === before) return null;
       if (place.path !== path || now !== after) return `${path} was changed since`;
       await replace(root, place, await bytesOf(before));

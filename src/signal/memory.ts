@@ -1,11 +1,11 @@
 /**
- * Signal inside the process: the transport, the owner on their phone, and the faults of the line. The demo and the self-test run on it;
- * so do the tests and the simulation, whose double adds other people (`test/doubles/memory.ts`). It passes the same contract as the
- * real adapters, and it is none of them: there are no keys, no devices and no files.
+ * Signal inside the process: the transport, the owner on their phone, and the faults of the line. The demo and the self-test
+ * run on it; so do the tests and the simulation, whose double adds other people (`test/doubles/memory.ts`). It passes the same
+ * contract tests as the real adapters, but has no keys, no devices and no files.
  *
  *   owner.write ─▶ queue ─▶ receive ─▶ ack          send ─▶ screen (what the people see)
  *
- * Deterministic: it has no timers and no macrotasks. What waits, waits on the injected clock or on what another does.
+ * Deterministic: it has no timers and no macrotasks. A call that waits does so on the injected clock or on another call.
  */
 import type { Clock } from "../clock.ts";
 import { BridgeError, errorRow, type ErrorCode } from "../core/errors.ts";
@@ -19,7 +19,7 @@ const batchMax = 16;
 export type MemoryOptions = {
   readonly clock: Clock;
   readonly account?: Account | undefined;
-  /** As with `native` (the default): a message sent twice with one timestamp is seen once. */
+  /** True (the default) as with `native`: a message sent twice with one timestamp is seen once. */
   readonly ownTimestamps?: boolean | undefined;
 };
 
@@ -41,7 +41,7 @@ export type SeenReaction = { readonly chat: Chat; readonly targetSentAt: Millis;
 
 const defaultAccount: Account = { aci: "00000000-0000-4000-8000-000000000001", number: "+15550100001", deviceId: 2 };
 
-/** A Signal of its own: nothing is shared between two of them. */
+/** Each call makes a Signal of its own, which shares no state with another. */
 export function createMemoryTransport(options: MemoryOptions) {
   const { clock, account = defaultAccount, ownTimestamps = true } = options;
   const world = createWorld(clock);
@@ -49,7 +49,7 @@ export function createMemoryTransport(options: MemoryOptions) {
   return {
     transport: createTransport(world, clock, account, ownTimestamps),
     account,
-    /** Our own account on its phone, in Note to Self. */
+    /** The owner, who writes on the phone of our own account, in Note to Self. */
     owner: { write: (text: string): Envelope => world.write(account, text) },
     /** Every message that arrived, in order, without the duplicates that a phone drops. */
     screen: (): readonly Seen[] => world.screen,
@@ -69,7 +69,7 @@ export function createMemoryTransport(options: MemoryOptions) {
 
 type World = ReturnType<typeof createWorld>;
 
-/** What the in-process Signal remembers, and what is wrong with its line. */
+/** State of the in-process Signal: its queue, its screens, and the faults of its line. */
 function createWorld(clock: Clock) {
   let change = Promise.withResolvers<void>();
   let lastStamp = 0;
@@ -118,13 +118,13 @@ function createWorld(clock: Clock) {
 export type MemoryFaults = ReturnType<typeof createFaults>;
 
 const createFaults = (world: World) => ({
-  /** Nothing gets through until `mend`: connect, receive and send fail with `signal_unreachable`. */
+  /** Connect, receive and send fail with `signal_unreachable` until `mend`. */
   cut: () => world.set({ isCut: true }),
   mend: () => world.set({ isCut: false }),
   /** The account is unlinked until `relink`. */
   unlink: () => world.set({ isUnlinked: true }),
   relink: () => world.set({ isUnlinked: false }),
-  /** Connect, receive and send do not come back until `release`, `cut` or `disconnect`. */
+  /** Connect, receive and send do not return until `release`, `cut` or `disconnect`. */
   hang: () => world.set({ isHanging: true }),
   release: () => world.set({ isHanging: false }),
   /** The next `count` sends arrive, but their answer does not: `send_uncertain`. */
@@ -140,7 +140,7 @@ const createFaults = (world: World) => ({
 export const lineFault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>
   new BridgeError(code, `Cannot ${what} as the line says: ${errorRow(code).title}`, { retryAfterMs });
 
-/** Waits while the line hangs. @throws BridgeError what the line is like then */
+/** Waits while the line hangs. @throws BridgeError `signal_unreachable` if it is cut, `unlinked` if the account is unlinked */
 async function passLine(world: World, what: string, signal?: AbortSignal): Promise<void> {
   const isAborted = () => signal?.aborted === true;
   signal?.addEventListener("abort", world.changed, { once: true });
@@ -201,7 +201,7 @@ function createTransport(world: World, clock: Clock, account: Account, ownTimest
   };
 }
 
-/** A batch stays in the queue until it is acknowledged, so that it is received again where that did not happen. */
+/** A batch stays in the queue until it is acknowledged, so that an unacknowledged one is received again. */
 async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
   if (!world.isConnected) throw lineFault("signal_unreachable", "receive");
   const endsAt = clock.monotonic() + timeoutMs;
@@ -223,12 +223,12 @@ async function receive(world: World, clock: Clock, timeoutMs: Millis, signal: Ab
   }
 }
 
-/** Android takes no edit of an older message. **Source:** Signal-Android, the time window of received edits. */
+/** Signal-Android takes no edit of a message older than this. **Source:** Signal-Android, the time window of received edits. */
 const acceptEditWithinMs: Millis = 24 * 3_600_000;
 
 /**
- * A message of ours reaches the screens, unless a phone drops it as a duplicate. Phones show an edit of what is not the newest
- * version as a message of its own; here it is refused, so that a test notices.
+ * Puts a message of ours on the screens, unless a phone drops it as a duplicate. Phones show an edit of an older version as a
+ * message of its own; `arrive` refuses such an edit, so that a test notices.
  */
 function arrive(world: World, { chat, body }: Outbound, timestamp: Millis): void {
   const inChat = (sentAt: Millis) =>

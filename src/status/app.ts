@@ -3,8 +3,8 @@
  *
  *   GET /health · /ready · /status (JSON, or a page for a browser) · /metrics        POST /control/…, /send (control.ts, with a token)
  *
- * What it shows says nothing of what people write. It answers only to names of this machine, so that no web page can
- * read it by pointing a name of its own at 127.0.0.1 (DNS rebinding).
+ * No answer shows what people write. The server answers only to names of this machine, so that no web page can read it by pointing a
+ * name of its own at 127.0.0.1 (DNS rebinding).
  */
 import { Hono } from "hono";
 import { accepts } from "hono/accepts";
@@ -22,15 +22,15 @@ export type AppDeps = Gate & {
   /** Null while the process does its work and Signal has shown within `staleAfter` that it delivers, else what is wrong. */
   readonly health: () => string | null;
   readonly isReady: () => boolean;
-  /** The owner trusts the network (`trust_listen`): any host name will do. */
+  /** Any host name is answered, since the owner trusts the network (`trust_listen`). */
   readonly isAnyHost: boolean;
   /** Wall time, Unix ms. */
   readonly now: () => Millis;
-  /** Takes what went wrong while it answered. */
+  /** Takes an error of a request, for the log. */
   readonly report: (error: unknown) => void;
 };
 
-/** More than any request here needs. */
+/** Bounds the body of a request; none here needs as much. */
 const bodyBytesMax = 1024 * 1024;
 
 /** The app; `app.fetch` serves, `app.request("/status")` is for tests. */
@@ -82,7 +82,7 @@ export function createApp(deps: AppDeps): Hono {
 
 const json = { "content-type": "application/json; charset=utf-8" };
 
-/** Loopback, or an address in digits: a rebound name is neither. Both the URL and the header must say so. */
+/** True where URL and header both name loopback, or an address in digits: a rebound name is neither. */
 function isOwnName(hostname: string, header: string | undefined): boolean {
   const named = header === undefined ? hostname : (/^(\[[\da-f:.]+\]|[\w.-]+)(:\d+)?$/i.exec(header)?.[1] ?? "");
   return [hostname, named].every((name) => isLoopback(name) || /^(\[[\da-f:.]+\]|\d+(\.\d+){3})$/i.test(name));

@@ -1,6 +1,6 @@
 /**
- * `POST /control/…`: what the commands beside the running daemon ask of it. Only with the token of the home folder.
- * `GET /control/proof?nonce=…` shows them beforehand that it is the daemon that listens: only the token's owner can answer.
+ * `POST /control/…`: acts for the commands that run beside the daemon, with the token of the home folder.
+ * `GET /control/proof?nonce=…` proves to them beforehand that the daemon listens: only the token's owner can answer.
  * `POST /send`: a message by a script, with the token of `signalman token`, which may do nothing else.
  */
 import { Hono, type Context } from "hono";
@@ -13,16 +13,16 @@ import { addressee } from "../settings.ts";
 
 /** A file for `send`: `staged` is its name in the home's folder `outgoing`, from which it is taken. */
 export type StagedFile = { readonly staged: string; readonly fileName: string; readonly contentType: string };
-/** What has become of a message; `fault` is the code of why it failed. */
+/** The state of a message; `fault` is the code of the fault that made it fail. */
 export type SendState = { readonly state: "waiting" | "sent" | "failed"; readonly fault: string | null };
 
 export type Gate = {
   readonly control: Control;
-  /** What `/control/…` asks for; who can read the home folder knows it. */
+  /** The token for `/control/…`, which any program that can read the home folder knows. */
   readonly token: string;
-  /** What `/send` asks for; null where `signalman token` has never made one. */
+  /** The token for `/send`; null where `signalman token` has never made one. */
   readonly scriptToken: () => string | null;
-  /** Where the server listens, as the control file says it. */
+  /** The URL at which the server listens, as the control file has it. */
   readonly url: () => string;
 };
 
@@ -43,27 +43,27 @@ const message = v.pipe(
 );
 const byId = v.object({ id: short });
 
-/** What the daemon does when asked by `POST /control/<name>`, and what each takes. */
+/** The acts of `POST /control/<name>`, each with the input that it takes. */
 const acts = {
   /** Skips the wait; also tries a halted line once. A captcha is handed in first. */
   reconnect: v.object({ captcha: v.optional(captcha) }),
   /** Resolves when all sessions were read and written. */
   sync: v.object({}),
-  /** Resolves to a name for what is in the outbox now. `text` is Markdown. */
+  /** Resolves to an id of the message, which is in the outbox then. `text` is Markdown. */
   send: message,
-  /** By that name: `SendState`. */
+  /** Resolves to the `SendState` of that id. */
   sent: byId,
-  /** Takes up the projects of the settings as they are now. */
+  /** Reads the projects of the settings anew. */
   projects: v.object({}),
-  /** Stops, and starts anew once that process, which needs the home meanwhile, has ended. */
+  /** Stops the daemon, and starts it anew once process `pid`, which needs the home meanwhile, has ended. */
   leave: v.object({ pid: v.pipe(v.number(), v.integer(), v.minValue(1)) }),
   /** Deletes a session in which nothing is under way; `id` is ours or the remote one. Resolves when Claude was asked to, as well. */
   forget: byId,
-  /** The same. Resolves when the session has ended on both sides. */
+  /** Ends a session, named by the same ids. Resolves when it has ended on both sides. */
   archive: byId,
 };
 type Acts = typeof acts;
-/** Each may throw BridgeError. */
+/** The daemon's side of the acts: each may throw BridgeError. */
 export type Control = { readonly [Name in keyof Acts]: (input: v.InferOutput<Acts[Name]>) => unknown };
 
 const refusal = (message: string) => ({ code: "config", message, hint: "" });
@@ -123,11 +123,11 @@ function toChat(to: AllowRule): Chat {
 
 const isBearer = (c: Context, token: string): boolean => isSame(c.req.header("authorization") ?? "", `Bearer ${token}`);
 
-/** What only a daemon with this token says, and only at this address: a stranger who passes it on from elsewhere is found out. */
+/** The answer that only a daemon with this token gives, at this address: a program that passes on a proof from elsewhere is found out. */
 export const proofOf = (token: string, nonce: string, url: string): string =>
   createHmac("sha256", token).update(`${nonce}\n${url}`).digest("base64url");
 
-/** In a time that tells nothing about how much of it was right. */
+/** Compares in a time that does not tell how much of `given` was right. */
 export function isSame(given: string, wanted: string): boolean {
   const digest = (text: string): Uint8Array => createHmac("sha256", "").update(text).digest();
   return timingSafeEqual(digest(given), digest(wanted));

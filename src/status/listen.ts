@@ -1,8 +1,8 @@
 /**
  * The seam to a port: node:http, which Bun and Deno both have; Hono's adapter makes web requests of its own.
  *
- * Every program of this machine may connect, so that connections are few and short: one too many closes the oldest, and one that says
- * nothing is closed within seconds. No number of them takes the descriptors that the database and the line to Signal need.
+ * Every program of this machine may connect, so that connections are few and short: one too many closes the oldest, and a silent one is
+ * closed within seconds. No number of them takes the descriptors that the database and the line to Signal need.
  */
 import { getRequestListener } from "@hono/node-server";
 import { createServer } from "node:http";
@@ -12,7 +12,7 @@ import type { Millis } from "../core/model.ts";
 import type { ListenAddress } from "../settings.ts";
 
 export type Server = {
-  /** With the port that was taken. */
+  /** The URL, with the port that was taken. */
   readonly url: string;
   /** Resolves when the port is free again; open requests are cut. */
   stop(): Promise<void>;
@@ -21,7 +21,7 @@ export type Server = {
 type Handler = (request: Request) => Response | Promise<Response>;
 
 const connectionsMax = 64;
-/** For the head of a request, for all of it, and for the next one on the same connection. */
+/** The longest waits for the head of a request, for all of it, and for the next one on the same connection. */
 const headMs: Millis = 3_000;
 const requestMs: Millis = 10_000;
 const idleMs: Millis = 5_000;
@@ -33,13 +33,13 @@ export async function listen({ host, port }: ListenAddress, handler: Handler): P
   const server = createServer({ ...bounds, connectionsCheckingInterval: 500 }, (request, response) => {
     void answer(request, response);
   });
-  // It is no proxy.
+  // CONNECT is refused, since this is no proxy.
   server.on("connect", (_, socket) => void socket.end("HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\n\r\n"));
   const open = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     open.add(socket);
     socket.once("close", () => open.delete(socket));
-    // The longest open goes for the newest: a command of the owner's gets through a flood. Of many that come at once, each has its own.
+    // The oldest connection gives way to the newest, so that a command of the owner's gets through a flood.
     const [oldest] = open;
     if (oldest === undefined || open.size <= connectionsMax) return;
     open.delete(oldest);

@@ -7,7 +7,7 @@ const seconds = (ms: number | null): number | null => (ms === null ? null : ms /
 const instant = (time: string | null): number | null => (time === null ? null : Date.parse(time) / 1000);
 const bit = (yes: boolean | null): number | null => (yes === null ? null : Number(yes));
 
-/** What it says, and its sample, null for none. Counters end in `_total`. */
+/** The help of each metric, and its sample, null for none. Counters end in `_total`. */
 const metrics: Record<string, readonly [help: string, read: (status: Status) => number | null]> = {
   uptime_seconds: ["Since the process started", (s) => seconds(s.uptimeMs)],
   connection_attempt: ["Failed attempts in a row", (s) => s.connection.attempt],

@@ -1,7 +1,7 @@
 /**
- * `/status` for a person: one verdict, what is wrong and its remedy, then the figures that are not zero. The server renders all of it;
+ * `/status` for a person: one verdict, the faults with their remedies, then the figures that are not zero. The server renders all of it;
  * the script fetches the page anew and changes what differs, so that there is one rendering, a selection stays, and a screen reader
- * hears the verdict when it changes. Everything in it is escaped by hono's template.
+ * hears the verdict when it changes. hono's template escapes every value.
  */
 import { html, raw } from "hono/html";
 import { createHash } from "node:crypto";
@@ -15,11 +15,11 @@ import { cardsOf, judgeStatus, type Card } from "./verdict.ts";
 
 type Html = ReturnType<typeof html>;
 
-/** Whole elements, as their text must equal the hashed one to the byte. */
+/** Raw elements, since their text must equal the hashed one to the byte. */
 const [styleTag, scriptTag] = [raw(`<style>${style}</style>`), raw(`<script>${script}</script>`)];
 const hashOf = (text: string): string => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 
-/** Nothing but this page's own style and script, and fetches to this server. */
+/** Allows only this page's own style and script, and fetches to this server. */
 export const contentSecurityPolicy = [
   "default-src 'none'",
   `style-src ${hashOf(style)}`,
@@ -31,7 +31,7 @@ export const contentSecurityPolicy = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-/** The whole page; `now` in Unix ms, for "so long ago". */
+/** Renders the whole page; `now` in Unix ms, for "so long ago". */
 export function renderPage(status: Status, now: Millis): Html {
   const { mood, words, times, faults } = judgeStatus(status, now);
   const isNew = faults.length === 0 && status.inbox.answered + status.inbox.pending + status.sessions.total === 0;
@@ -88,7 +88,7 @@ const renderFault = ({ message, hint, code }: Omit<FaultView, "userAction">): Ht
     <p>${hint.split("`").map((part, index) => (index % 2 === 0 ? part : html`<code>${part}</code>`))}</p>
   </div>`;
 
-/** Before the first message there are no figures: what to do stands in their place. */
+/** The advice that stands in place of figures before the first message. */
 const renderWelcome = ({ signal }: Status): Html =>
   html`<p class="hint">
     Nothing was asked yet. Open Signal on your phone and write to

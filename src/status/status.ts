@@ -1,4 +1,4 @@
-/** What `GET /status` answers (docs/operating.md). Times are RFC 3339, durations ms. */
+/** Builds the answer of `GET /status` (docs/operating.md). Times are RFC 3339, durations ms. */
 import type { Config } from "../config.ts";
 import type { State } from "../core/connection.ts";
 import { errorTable, type Fault, type UserAction } from "../core/errors.ts";
@@ -23,7 +23,7 @@ export type StatusDeps = Pick<Bridge, "clock" | "store" | "notices" | "transport
 /** A session counts as active when it was used within this time. */
 const activeMs: Millis = 24 * 3_600_000;
 
-/** Notices keep the recent facts, the database counts, the state machine says where the line is. */
+/** Puts the status together: recent facts from notices, counts from the database, the line from the state machine. */
 export function createStatusModel(deps: StatusDeps) {
   const { clock, config, store, transport, line } = deps;
   const startedAt = clock.monotonic();
@@ -66,7 +66,7 @@ export function createStatusModel(deps: StatusDeps) {
     },
     /** Reads that failed since the process started, and why the last one did. */
     database: { failedReads: store.db.failures.count, lastFailure: store.db.failures.last },
-    /** What Claude read (from the cache and into it included) and wrote, at list prices, and how long answers took. */
+    /** Tokens that Claude read (from the cache and into it included) and wrote, their list price, and how long answers took. */
     usage: {
       inputTokens: counter("inputTokens"),
       outputTokens: counter("outputTokens"),
@@ -78,7 +78,7 @@ export function createStatusModel(deps: StatusDeps) {
   return { snapshot: () => view(deps.account()) };
 }
 
-/** What the notices have told since the process started. */
+/** Keeps what notices have told since the process started. */
 function follow(notices: NoticeBus) {
   const recent = {
     signal: { lastReceivedAt: null as string | null, lastSentAt: null as string | null },
@@ -96,7 +96,7 @@ function follow(notices: NoticeBus) {
   });
   notices.on("sent", ({ at }) => (recent.signal = { ...recent.signal, lastSentAt: toTime(at) }));
   notices.on("claude", ({ fault, at }) => {
-    // One message that Claude does not take is an answer.
+    // A refusal for good comes from Claude, which was reached then.
     const reachable = fault === null || errorTable[fault.code].retry === "never";
     recent.claude = { reachable, lastError: fault && { ...explained(fault), at: toTime(at) } };
   });
@@ -111,7 +111,7 @@ function follow(notices: NoticeBus) {
   return recent;
 }
 
-/** The state's times are monotonic; `offsetMs` is what makes them wall time as it is now. */
+/** The state's times are monotonic: `offsetMs` turns them into wall time as it is now. */
 function connectionView(state: State, offsetMs: Millis) {
   const { name, since, attempt, lastProofAt, reconnects } = state;
   const { retryAt, fault } = name === "DISCONNECTED" ? state : { retryAt: null, fault: null };

@@ -1,13 +1,13 @@
-/** How it stands, for the page and for `signalman status`: one sentence, what is wrong first and what waits because of it; then figures. */
+/** Judges the status for the page and for `signalman status`: one sentence, faults first and what waits because of them; then figures. */
 import type { Millis } from "../core/model.ts";
 import { duration } from "../core/when.ts";
 import type { FaultView, Status } from "./status.ts";
 
 export type StatusVerdict = {
   readonly mood: "good" | "busy" | "bad";
-  /** Without any time in it, so that a screen reader reads it when it changes, and not each second. */
+  /** The sentence. It has no times in it, so that a screen reader reads it when it changes, and not each second. */
   readonly words: string;
-  /** How long it has been so, how old what waits is. */
+  /** How long the verdict has held, and the age of what waits. */
   readonly times: string;
   readonly faults: readonly Omit<FaultView, "userAction">[];
 };
@@ -18,7 +18,7 @@ const seconds = (ms: Millis): Millis => Math.floor(ms / 1_000) * 1_000;
 export function judgeStatus({ connection, claude, inbox, outbox, uptimeMs }: Status, now: Millis): StatusVerdict {
   const { state, since, lastProofAt, retryAt } = connection;
   const isUp = state === "CONNECTED";
-  // A line that is tried again and again has been lost since the last proof that it lived, or never was there.
+  // A line that is down counts as lost since its last proof, or since the start where it had none.
   const lostAt = lastProofAt === null ? now - uptimeMs : Date.parse(lastProofAt);
   const standsAt = isUp ? Date.parse(since) : lostAt;
   const signal = {
@@ -52,7 +52,7 @@ const waiting = (count: number, what: string): string =>
 export type Card = { readonly title: string; readonly facts: readonly (readonly [name: string, value: Fact])[] };
 type Fact = string | number | null;
 
-/** The figures by what they are about; null and zero leave one out, and a card without any. */
+/** The figures, a card for each subject. A figure that is null or zero is left out, and so is a card without figures. */
 export function cardsOf(
   { connection, signal, claude, sessions, inbox, outbox, usage }: Status,
   now: Millis,
@@ -105,9 +105,9 @@ export function cardsOf(
 
 const ago = (time: string | null, now: Millis): string | null => time && `${duration(now - Date.parse(time))} ago`;
 
-/** Null without any answer; less than a tenth of a second is said as such. */
+/** Seconds with one decimal, "< 0.1 s" for less; null where no answer has been given. */
 const tenths = (ms: Millis): string | null =>
   Number.isNaN(ms) ? null : ms < 100 ? "< 0.1 s" : `${(ms / 1_000).toFixed(1)} s`;
 
-/** At list prices; less than a cent is said as such, and nothing is left out. */
+/** An amount in dollars, "< $0.01" for less than a cent; null for zero. */
 const dollars = (sum: number): string | null => (sum === 0 ? null : sum < 0.01 ? "< $0.01" : `$${sum.toFixed(2)}`);

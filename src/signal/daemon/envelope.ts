@@ -1,9 +1,9 @@
 /**
  * signal-cli's message object → `Envelope`. Both daemons speak it: signal-cli itself and signal-cli-rest-api.
  *
- * Total: whatever JSON arrives becomes an envelope. It is read field by field; a field of the wrong type counts as absent, a list
- * drops its bad entries, and what remains unrecognised is kept as `unknown`, so that a new release of signal-cli can never stop
- * the line. It does not decide whether a message is meant for us: `core/inbound.ts` does.
+ * Total: whatever JSON arrives becomes an envelope. The JSON is read field by field; a field of the wrong type counts as
+ * absent, a list drops its bad entries, and what remains unrecognised is kept as `unknown`, so that a new release of signal-cli
+ * can never stop the line. `core/inbound.ts`, not this file, decides whether a message is meant for us.
  *
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */
@@ -15,10 +15,10 @@ type Json = Readonly<Record<string, unknown>>;
 
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null;
 const objectOf = (value: unknown): Json | null => (isObject(value) ? value : null);
-/** JSON may carry half a surrogate pair; nothing behind this line has to cope with it. */
+/** JSON may carry half a surrogate pair, which is replaced here so that no later code meets one. */
 const stringOf = (value: unknown): string | null => (typeof value === "string" ? value.toWellFormed() : null);
 
-// What stands under a key; null, or an empty list, where that is not of its type.
+// Each reads the value of a key; null, or an empty list, where the value has another type.
 const object = (json: Json | null, key: string): Json | null => objectOf(json?.[key]);
 const string = (json: Json | null, key: string): string | null => stringOf(json?.[key]);
 const list = (json: Json, key: string): unknown[] => (Array.isArray(json[key]) ? json[key] : []);
@@ -37,10 +37,10 @@ const person = (json: Json, role: Role): Address => ({
   aci: aci(json, `${role}Uuid`),
   number: number(json, `${role}Number`),
 });
-/** Null where neither is known. */
+/** Null where neither ACI nor number is known. */
 const personOrNull = (person: Address): Address | null => ((person.aci ?? person.number) === null ? null : person);
 
-/** Traffic of a known kind that says nothing to us. */
+/** Known kinds of traffic that carry no message for us. */
 const quietKinds = new Set(["receiptMessage", "typingMessage", "storyMessage", "callMessage", "syncMessage"]);
 const readKinds = new Set(["dataMessage", "editMessage"]);
 const quietData = new Set(["payment", "pollVote", "pollTerminate", "pinMessage", "unpinMessage"]);
@@ -48,15 +48,15 @@ const deeds = "reaction remoteDelete adminDelete storyContext editMessage";
 const parts = "groupInfo quote mentions attachments sticker contacts pollCreate previews textStyles";
 const readData = new Set(`${deeds} ${parts}`.split(" "));
 
-/** `source` where it is another than the envelope's. */
+/** `source` is set only where it differs from the envelope's. */
 type Said = Pick<Envelope, "chat" | "isOwn" | "content"> & {
   readonly sentAt: number | null;
   readonly source?: Address;
 };
 
 /**
- * One message object as an envelope. `own` is our account as far as it is known: the number of the message object fills in
- * a missing one, and a sync message tells our ACI, since only our own account can send it.
+ * Reads one message object as an envelope. `own` is our account as far as it is known: the message object's `account` fills in
+ * a missing number, and a sync message tells our ACI, since only our own account can send one.
  */
 export function toEnvelope(wire: unknown, own: Address): Envelope {
   const whole = objectOf(wire);
@@ -80,7 +80,7 @@ export function toEnvelope(wire: unknown, own: Address): Envelope {
   };
 }
 
-/** What Signal's clock said as it delivered a message object. */
+/** When Signal delivered a message object, by its own clock; null where the object does not tell. */
 export const deliveredAt = (wire: unknown): number | null =>
   count(object(objectOf(wire), "envelope"), "serverDeliveredTimestamp") || null;
 
@@ -104,7 +104,7 @@ function toSaid(envelope: Json, source: Address | null, own: Address): Said {
   return quietKinds.has(name) ? { ...silence, content: empty(name) } : newer(name, source, own);
 }
 
-/** A kind that the daemon, or this program, is too old for. It does not tell the chat: of another person it is taken for the direct one. */
+/** A content that the daemon, or this program, is too old for. Its chat is unknown: from another person, the direct one is assumed. */
 function newer(what: string, source: Address | null, own: Address): Said {
   const chat = directWith(source, own);
   return { ...silence, chat: chat?.kind === "direct" ? chat : null, content: unknown(what) };
@@ -116,14 +116,14 @@ function fromSender(data: Json, content: Content, source: Address | null, own: A
   return { chat, isOwn, sentAt: count(data, "timestamp"), content, ...byAdmin(data) };
 }
 
-/** What an admin deletes in a group is withdrawn as if its author had deleted it. */
+/** The author of a message that an admin deletes in a group: it is withdrawn as if its author had deleted it. */
 function byAdmin(data: Json): Pick<Said, "source" | "isOwn"> | null {
   const deletion = object(data, "adminDelete");
   const author = deletion && personOrNull(person(deletion, "targetAuthor"));
   return author && groupOf(data) ? { source: author, isOwn: false } : null;
 }
 
-/** A transcript of what another of our own devices sent: to Note to Self, or to another person. */
+/** Reads a transcript of what another of our own devices sent: to Note to Self, or to another person. */
 function fromOwnDevice(sent: Json | null, source: Address | null, own: Address): Said {
   if (source === null || isStranger(source, own)) return { ...silence, content: unknown("sync from another account") };
   if (sent === null) return { ...silence, isOwn: true, content: empty("sync") };
@@ -151,7 +151,7 @@ function directWith(peer: Address | null, own: Address): Chat | null {
   return isSameAddress(peer, own) ? { kind: "self" } : { kind: "direct", peer };
 }
 
-/** Surely another person; two addresses without a common part prove nothing. */
+/** True for surely another person; two addresses that do not both have an ACI, or both a number, prove nothing. */
 function isStranger(who: Address, own: Address): boolean {
   const isComparable = (who.aci !== null && own.aci !== null) || (who.number !== null && own.number !== null);
   return isComparable && !isSameAddress(who, own);
@@ -180,7 +180,7 @@ function toContent(data: Json): Content {
   return empty(names[0] ?? (isUpdate ? "group update" : "data message"));
 }
 
-/** Also where nothing is left of the text: the version before it no longer stands. */
+/** An edit that leaves no text counts too, since it withdraws the version before it. */
 function editIn(json: Json): { readonly data: Json; readonly content: Content } | null {
   const edit = object(json, "editMessage");
   const data = object(edit, "dataMessage");
@@ -188,7 +188,7 @@ function editIn(json: Json): { readonly data: Json; readonly content: Content } 
   return { data, content: { kind: "edit", targetSentAt: count(edit, "targetSentTimestamp") ?? 0, body: toText(data) } };
 }
 
-/** What stands for the text where there is none. signal-cli does not hand on what a sticker stands for. */
+/** Words for a message without text: its contacts, poll, sticker or links. signal-cli does not hand on the emoji of a sticker. */
 function wordsOf(data: Json): string {
   const poll = object(data, "pollCreate");
   return toWords({
@@ -215,7 +215,7 @@ function toText(data: Json): TextContent {
     text,
     quote: toQuote(object(data, "quote")),
     mentions: toMentions(data, text),
-    // What may be seen once is not for a machine that keeps its inbox.
+    // View-once files are left out, since this machine keeps its inbox.
     attachments: isViewOnce ? [] : objects(data, "attachments").flatMap((file) => toAttachment(file, text) ?? []),
     expiresInSeconds: count(data, "expiresInSeconds") ?? 0,
     isViewOnce,
@@ -246,8 +246,8 @@ const toMentions = (json: Json, text: string): Mention[] =>
 const inlineBytesMax = 2048;
 
 /**
- * A long text is listed as a file too. Since 0.14.0 the body already holds all of it: then the file says nothing new and is
- * left out. A shorter body is only the beginning, and an empty one a failed download: then the file is what has to be read.
+ * signal-cli lists a long text as a file too. Since 0.14.0 the body already holds all of it, so that the file is left out. A
+ * shorter body is only the text's beginning, and an empty one a failed download: then the file is kept, to be read.
  */
 function toAttachment(file: Json, text: string): Attachment | null {
   const [sizeBytes, fileName] = [count(file, "size"), string(file, "filename")];
@@ -266,7 +266,7 @@ export function fromRef(ref: string): { readonly id: string; readonly sizeBytes:
   return { id: id.join(":"), sizeBytes: size === "" ? null : Number(size) };
 }
 
-/** A duplicate was read before: signal-cli's acknowledgement was lost, not the message. */
+/** A duplicate counts as empty, since its message was read before: only signal-cli's acknowledgement was lost. */
 function fromFailure(exception: Json, source: Address | null, own: Address): Said {
   const type = string(exception, "type") ?? "unknown";
   if (type === "UnsupportedDataMessageException") return newer(type, source, own);

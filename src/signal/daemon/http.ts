@@ -1,10 +1,10 @@
 /**
  * One HTTP request to a daemon: bounded in time and bytes, never repeated.
  *
- *   ask ─▶ the body, where the status is one of success        else ─▶ a `Refusal`
+ *   ask ─▶ the body, where the status is one of success        else ─▶ a `DaemonRefusal`
  *
- * What became of a request decides whether a message may be sent again, so a `Refusal` carries what came back, and whether the
- * request was surely not carried out.
+ * A `DaemonRefusal` carries what came back and whether the request was surely not carried out, since that decides whether a
+ * message may be sent again.
  */
 import { Buffer } from "node:buffer";
 import { unescape } from "node:querystring";
@@ -25,20 +25,20 @@ export type HttpRequest = {
   readonly deadlineMs: Millis;
   /** Largest body that is read; 1 MiB unless told. */
   readonly bytesMax?: number | undefined;
-  /** On a connection of its own: one that was used before may be dying, and a request written into it has no known outcome. */
+  /** Opens a new connection: a reused one may be dying, and a request written into it has no known outcome. */
   readonly isFresh?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 };
 
-/** What is known of a request without a good answer. */
+/** The known facts about a request without a good answer. */
 type Answer = {
   /** Null where no whole answer came. */
   readonly status: number | null;
-  /** As far as it came. */
+  /** The body, as far as it came. */
   readonly text: string;
   /** Surely not carried out: the connection was never made, or the request was refused. Any other failure may come after the daemon acted. */
   readonly isUnsent: boolean;
-  /** The daemon's own word in an answer of JSON-RPC. */
+  /** The error object of a JSON-RPC answer. */
   readonly error?: { readonly code: number; readonly message: string; readonly data?: unknown };
 };
 
@@ -52,7 +52,7 @@ export class DaemonRefusal extends BridgeError {
 }
 
 type Fetch = (url: string, init: RequestInit) => Promise<Response>;
-/** Where a daemon is: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
+/** The address of a daemon: `baseUrl` may carry a path prefix, and user and password for a proxy in front of it. */
 export type DaemonPlace = { readonly baseUrl: string; readonly clock: Clock; readonly fetch?: Fetch | undefined };
 
 /** @throws BridgeError `config` when `baseUrl` is not an http(s) URL */
@@ -69,7 +69,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace)
     /** With the port, for messages. */
     host,
     isLocal: isLoopback(hostname),
-    /** The body of the answer. @throws Refusal */
+    /** Resolves to the body of the answer. @throws DaemonRefusal */
     async ask(request: HttpRequest): Promise<Buffer> {
       const { method, path, json, what, deadlineMs, bytesMax = 2 ** 20, isFresh = false, signal } = request;
       const chunks: Uint8Array[] = [];
@@ -84,7 +84,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace)
           signal: deadline.signal,
           // A redirect would send twice.
           redirect: "manual",
-          // Bun's own five minutes would cut a poll that waits for the network.
+          // Bun's default of five minutes would cut a poll that waits for the network.
           timeout: false,
           ...(isFresh && { keepalive: false }),
           headers: { ...login, "Content-Type": "application/json", ...(isFresh && { Connection: "close" }) },
@@ -98,7 +98,7 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace)
           if (bytes > bytesMax) throw refusal("signal_protocol", `the answer of ${host} is too large`);
         }
         if (status >= 200 && status < 300) return Buffer.concat(chunks);
-        // Below 500 is decided from the head of the request: wrong path, content type, Host header, or a proxy's refusal or redirect.
+        // A status below 500 is decided from the request's head (path, content type, Host) or by a proxy, so the daemon has not acted.
         const isUnsent = status < 500;
         const isMisnamed = status === 421;
         const why = isMisnamed
@@ -124,11 +124,11 @@ export function createHttp({ baseUrl, clock, fetch: send = fetch }: DaemonPlace)
   };
 }
 
-/** Since 0.14.4; 0.14.4 refuses names even then. **Source:** signal-cli, HttpServerHandler.java. */
+/** signal-cli checks Host since 0.14.4, which refuses names even on 0.0.0.0. **Source:** signal-cli, HttpServerHandler.java. */
 const hostHint =
   "Put the host and port of its --http option into SIGNALMAN_SIGNAL_URL, or let it listen on 0.0.0.0 (signal-cli 0.14.5 or newer) where only signalman reaches it.";
 
-/** JSON as a value; undefined where it is none. */
+/** The value of a JSON text; undefined where the text is no JSON. */
 export function toJson(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
@@ -137,14 +137,14 @@ export function toJson(text: string): unknown {
   }
 }
 
-/** A daemon's answer as what it has to be. @throws BridgeError `signal_protocol` */
+/** A daemon's answer, checked against `schema`; `what` completes "Cannot …". @throws BridgeError `signal_protocol` */
 export function parseAnswer<T>(schema: v.GenericSchema<unknown, T>, answer: unknown, what: string): T {
   const parsed = v.safeParse(schema, answer);
   if (parsed.success) return parsed.output;
   throw new BridgeError("signal_protocol", `Cannot ${what} as the daemon answers strangely`);
 }
 
-/** Numbers and ACIs made unrecognisable, and only the first line, at most 160 characters: for messages and logs. */
+/** The first line of a text, at most 160 characters, with numbers and ACIs made unrecognisable: for messages and logs. */
 export function maskPeople(text: string): string {
   const line = text.trim().split("\n", 1)[0] ?? "";
   return line
@@ -155,7 +155,7 @@ export function maskPeople(text: string): string {
 
 function toCode(status: number): ErrorCode {
   if (status === 429) return "signal_rate_limited";
-  // A proxy's words for a daemon that is away.
+  // A proxy answers 502 to 504 where the daemon is away.
   return status >= 502 && status <= 504 ? "signal_unreachable" : "signal_protocol";
 }
 

@@ -1,12 +1,12 @@
 /**
- * What the transports over `signal-cli` and over signal-cli-rest-api have in common; a `Daemon` is what they differ in.
+ * The common part of the transports over `signal-cli` and over signal-cli-rest-api; a `SignalDaemon` is what differs.
  *
- * Both acknowledge to Signal before we have seen anything, so whatever is dropped here is gone for good:
+ * Both daemons acknowledge a message to Signal before we have seen it, so that a message dropped here is lost for good:
  *
- * - A poll is never cut. It outlives the `receive` that began it, and a later one, after a reconnect if need be, takes what
- *   it brings. A new poll asks beside it: where the old one has died with its line, the new one brings the messages; where it
- *   lives, the daemon refuses the new one.
- * - What was handed out is kept until its commit, and handed out again if that failed.
+ * - A poll is never cut. It outlives the `receive` that began it, and a later `receive`, after a reconnect if need be, takes
+ *   its messages and starts a second poll beside it: where the old poll has died with its connection, the new one brings the
+ *   messages; where it lives, the daemon refuses the new one.
+ * - A batch is kept from `receive` until its commit, and handed out again if the commit failed.
  */
 import type { Clock } from "../../clock.ts";
 import { BridgeError, toFault } from "../../core/errors.ts";
@@ -24,15 +24,15 @@ export type Polled = {
   readonly isProof: boolean;
 };
 
-/** Nothing but `connect` is called before it was connected. Rejections are BridgeErrors as `Transport` names them. */
+/** The part of an adapter that differs. `connect` is called before any other method; rejections are those of `Transport`. */
 export type SignalDaemon = Judged & {
   readonly name: "signal-cli" | "rest";
   readonly isLocal: boolean;
-  /** Resolves to our account, null for what the daemon does not tell of it. */
+  /** Resolves to our account; a part that the daemon does not tell is null. */
   connect(signal: AbortSignal): Promise<Address>;
   /** Our ACI as the daemon's own files have it; null where they do not. */
   findOwnAci(number: string): Promise<string | null>;
-  /** One poll; it heeds `stop` only where nothing can be lost by it. */
+  /** One poll, which obeys `stop` only where no message can be lost by that. */
   poll(timeoutMs: Millis, stop: AbortSignal): Promise<Polled>;
   /** Resolves to the daemon's answer. */
   send(message: Outbound): Promise<unknown>;
@@ -43,16 +43,16 @@ export type SignalDaemon = Judged & {
   submitCaptcha(token: string, captcha: string): Promise<void>;
 };
 
-/** How much longer than its time-out `receive` waits for a poll: offline, signal-cli goes on far beyond it. */
+/** How much longer than its time-out `receive` waits for a poll, since an offline signal-cli goes on far beyond it. */
 const pollGraceMs: Millis = 60_000;
-/** A message comes to us some time after Signal delivered it to the daemon: less than this says nothing of the clock. */
+/** A smaller difference says nothing about our clock, since a message reaches us some time after Signal delivered it to the daemon. */
 const skewMsMin: Millis = 60_000;
-/** What waited in the daemon makes our clock seem ahead, so the least that so many polls say counts. */
+/** The least skew of this many polls counts, since a message that waited in the daemon makes our clock seem ahead. */
 const skewsMax = 5;
 /** How much longer than its time-out `disconnect` waits for a poll. */
 const settleMs: Millis = 5000;
 
-/** What both adapters are made from. Nothing is asked of the daemon before `connect`. */
+/** Options of both adapters, which ask nothing of the daemon before `connect`. */
 export type PollingOptions = DaemonPlace & {
   /** Own number in E.164 as it was registered; null takes the daemon's only account. */
   readonly account: string | null;
@@ -62,7 +62,7 @@ export type PollingOptions = DaemonPlace & {
 export function createPolledTransport(daemon: SignalDaemon, { clock, log }: PollingOptions): Transport {
   const account = keepAccount(daemon, clock);
   let isConnected = false;
-  /** The token of the captcha that the last send was refused for. */
+  /** The token of the captcha that Signal asked for when it refused the last send. */
   let challenge: string | null = null;
   let handedOut: Batch | null = null;
   const polls = createPolls(daemon, clock);
@@ -70,7 +70,7 @@ export function createPolledTransport(daemon: SignalDaemon, { clock, log }: Poll
   const requireLine = (what: string): void => {
     if (!isConnected) throw new BridgeError("signal_unreachable", `Cannot ${what} as the transport is not connected`);
   };
-  /** What is lost here is not worth a fault. */
+  /** Runs a small send (typing, receipt), whose failure is only logged. */
   const quietly = async (what: string, work: () => Promise<void>): Promise<void> => {
     if (isConnected)
       await work().catch((error: unknown) => log.debug("small send failed", { what, code: toFault(error).code }));
@@ -133,7 +133,7 @@ export function createPolledTransport(daemon: SignalDaemon, { clock, log }: Poll
   };
 }
 
-/** Our account, kept across reconnects and handed out as it is: traffic completes it, and tells how far our clock is off. */
+/** Keeps our account across reconnects in one object, which traffic completes; traffic also tells how far our clock is off. */
 function keepAccount(daemon: SignalDaemon, clock: Clock) {
   let own: { aci: string | null; number: string | null; readonly deviceId: null } = blank();
   let isAsked = false;
@@ -143,14 +143,14 @@ function keepAccount(daemon: SignalDaemon, clock: Clock) {
       const least = Math.min(...skews);
       return Number.isFinite(least) && Math.abs(least) >= skewMsMin ? least : 0;
     },
-    /** As the daemon tells it at the start of a connection. */
+    /** Takes the account as the daemon tells it at the start of a connection. */
     take({ number, aci }: Address): Account {
       if (number !== null && number !== own.number) own = { ...blank(), number };
       own.aci ??= aci;
       isAsked = false;
       return own;
     },
-    /** The envelopes of message objects; before the first one is read, who we are: that decides whether it is meant for us. */
+    /** Reads message objects as envelopes. Our ACI is looked up before the first, since it decides whether a message is meant for us. */
     async read(messages: readonly unknown[]): Promise<Envelope[]> {
       const at = deliveredAt(messages.at(-1));
       if (at !== null) skews.push(clock.now() - at);
@@ -171,7 +171,7 @@ function keepAccount(daemon: SignalDaemon, clock: Clock) {
 
 const blank = () => ({ aci: null, number: null, deviceId: null });
 
-/** Our other devices sign with it, and signal-cli adds our number where we are mentioned or quoted. */
+/** Our ACI, if the envelope tells it: our other devices send under it, and signal-cli adds our number to a mention or quote of us. */
 function ownAciIn(envelope: Envelope, number: string | null): string | null {
   if (envelope.isOwn) return envelope.source?.aci ?? null;
   const body = textOf(envelope);
@@ -199,7 +199,7 @@ async function fetchFile(
 
 const unavailable = (why: string) => new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`);
 
-/** Our account among those of a daemon; an account that is wanted may not be in the list. @throws BridgeError */
+/** Chooses our account among those of a daemon; a `wanted` account need not be in the list. @throws BridgeError */
 export function chooseNumber(daemon: string, wanted: string | null, numbers: readonly string[]): string {
   const number = wanted ?? numbers[0];
   if (number === undefined) throw new BridgeError("not_linked", `Cannot connect to ${daemon} as it has no account`);
@@ -216,7 +216,7 @@ type PendingPoll = {
   readonly dueAt: Millis;
 };
 
-/** The polls that are not over or not taken: the last one, and those that connections before left behind. */
+/** Holds the polls that still run or whose messages were not taken: the last one, and those that earlier connections left behind. */
 function createPolls(daemon: SignalDaemon, clock: Clock) {
   const pending = new Set<PendingPoll>();
   let settling = new AbortController();
@@ -233,9 +233,9 @@ function createPolls(daemon: SignalDaemon, clock: Clock) {
   }
 
   return {
-    /** @throws BridgeError `signal_timeout` when the poll takes too long: it stays pending; else what the poll throws */
+    /** Resolves to the first answer of a poll. @throws BridgeError `signal_timeout` when it takes too long: it stays pending; else its error */
     async next(timeoutMs: Millis, signal: AbortSignal): Promise<Polled> {
-      // A failure that no `next` waited for is about a line that is gone.
+      // A failure that no `next` waited for concerns a connection that is gone.
       for (const poll of pending) if (poll.outcome && "error" in poll.outcome) pending.delete(poll);
       const isReady = [...pending].some(({ outcome }) => outcome !== null);
       const latest = isReady ? null : begin(timeoutMs, signal);
@@ -249,12 +249,12 @@ function createPolls(daemon: SignalDaemon, clock: Clock) {
         if ("polled" in poll.outcome) return poll.outcome.polled;
         if (poll !== latest) continue;
         failure = poll.outcome.error;
-        // It may be an older poll of our own that the daemon is busy with.
+        // The daemon may be busy with an older poll of our own, which is waited for.
         if (toFault(failure).code !== "already_receiving") break;
       }
       throw failure;
     },
-    /** Resolves when no poll is pending that is not overdue; a waiting `next` ends with it. */
+    /** Resolves when every pending poll has ended or is overdue; a waiting `next` ends with it. */
     async settle(): Promise<void> {
       settling.abort();
       const now = clock.monotonic();
@@ -268,7 +268,7 @@ function createPolls(daemon: SignalDaemon, clock: Clock) {
   };
 }
 
-/** What the promise resolves to, or null after `ms` or as soon as `signal` aborts. */
+/** Resolves to the promise's value, or to null after `ms` or as soon as `signal` aborts. */
 async function within<T>(clock: Clock, promise: Promise<T>, ms: Millis, signal?: AbortSignal): Promise<T | null> {
   const done = new AbortController();
   const stop = signal ? AbortSignal.any([signal, done.signal]) : done.signal;

@@ -7,7 +7,7 @@ import { createRpc } from "./signal-cli.ts";
 /** Oldest signal-cli that is tested against; before 0.13.16 two messages may share a timestamp. **Source:** signal-cli#1783. */
 export const signalCliVersionMin = "0.13.19";
 
-/** What is wrong, and the first release of signal-cli, and of signal-cli-rest-api with it, where it is mended. */
+/** Each row: a flaw, the first release of signal-cli that mends it, and the first of signal-cli-rest-api with that signal-cli. */
 const flaws: readonly (readonly [what: string, signalCli: string, rest: string])[] = [
   // Phones name people in bytes since February 2026. **Source:** signal-cli#1931, signal-cli#1940, signal-cli-rest-api#812.
   ["leaves out the mentions, reactions and quotes that phones send today", "0.14.0", "0.98"],
@@ -15,10 +15,10 @@ const flaws: readonly (readonly [what: string, signalCli: string, rest: string])
   ["drops most of what Signal delivers today", "0.14.5", "0.100"],
 ];
 
-/** The daemon's release in words; `warning` is null where nothing is known to be wrong with it. */
+/** The daemon's release in words; `warning` is null where no flaw of it is known. */
 type VersionReport = { readonly text: string; readonly warning: string | null; readonly hint: string };
 
-/** Asks the daemon for its release. @throws BridgeError `outdated` where it cannot be relied on, and those of the line */
+/** Asks the daemon for its release. @throws BridgeError `outdated` where the release is too old to rely on, and those of the line */
 export async function examineVersion(
   transport: "signal-cli" | "rest",
   place: DaemonPlace,
@@ -51,6 +51,6 @@ async function fetchRestVersion(place: DaemonPlace, signal: AbortSignal): Promis
   return parseAnswer(versionSchema, toJson(body.toString()), what).version;
 }
 
-/** Compares dotted numbers, part by part; what is no version is not older. */
+/** Compares dotted numbers, part by part; a text that is no version is not older. */
 const isOlder = (version: string, than: string): boolean =>
   /^\d/u.test(version) && version.localeCompare(than, "en", { numeric: true }) < 0;

@@ -5,7 +5,7 @@
  *   receive   short polls with pauses (polling.ts); damaged answers are salvaged (salvage.ts)
  *   send      between two polls; an unclear refusal counts as possibly sent
  *
- * In json-rpc mode the container receives by itself and drops what no client listens to: that mode is refused.
+ * The json-rpc mode is refused, since the container then receives by itself and drops messages while no client listens.
  * **Source:** signal-cli-rest-api, src/api/api.go and src/client/client.go (commit a08db23).
  */
 import * as v from "valibot";
@@ -34,12 +34,12 @@ const limits = {
   sendMs: 250_000,
   pollMs: 150_000,
   fileMs: 120_000,
-  /** Seconds of silence that end a poll: so long it holds the account's lock. 0 would never ask Signal. */
+  /** Seconds of silence that end a poll, which holds the account's lock as long; 0 would never ask Signal. */
   pollSeconds: 1,
-  /** Rest between two empty polls: each costs the start of a process. */
+  /** Pause between two empty polls, since each starts a process. */
   pauseMs: 1000,
   pollBytesMax: 32 * 2 ** 20,
-  /** Envelopes of one poll: as many are lost if the container dies in it. */
+  /** Envelopes of one poll, and so the most that are lost if the container dies during it. */
   batchMax: 10,
 } as const;
 
@@ -54,7 +54,7 @@ export function createRest(options: PollingOptions): Transport {
   const http = createHttp(options);
   const inTurn = createTurns();
   let account = "";
-  /** A call waits or runs; a poll does not count. */
+  /** How many calls wait or run; polls do not count. */
   let calls = 0;
   const own = (route: string): string => `/v1/${route}/${encodeURIComponent(account)}`;
   const get = (what: string, path: string, bounds: Partial<HttpRequest>) =>
@@ -73,12 +73,12 @@ export function createRest(options: PollingOptions): Transport {
       account = await findAccount((what, path) => get(what, path, { signal }), options.account);
       return { aci: null, number: account };
     },
-    /** signal-cli trusts its own identity from linking on. */
+    /** signal-cli lists its own identity too, as it trusts it from linking on. */
     async findOwnAci(number) {
       const people = await call("find the own account", { method: "GET", path: own("identities") });
       return aciOfNumber(toJson(people.toString()), number);
     },
-    /** Short polls until one brings something, the time is over or `stop` aborts: between two of them nothing can be lost. */
+    /** Repeats short polls until one brings messages, the time is over or `stop` aborts: a stop between two of them loses no message. */
     async poll(timeoutMs, stop) {
       const endsAt = clock.monotonic() + timeoutMs;
       for (;;) {
@@ -100,7 +100,7 @@ export function createRest(options: PollingOptions): Transport {
     readRefusal,
     sendWords,
     async typing(chat, isTyping) {
-      // Each one costs a process and the lock: only when nothing else waits, and the end is left to Signal's own 15 s.
+      // A request costs a process and the lock, so it is made only while no call waits; phones end the indicator by themselves after 15 s.
       if (chat.kind === "self" || !isTyping || calls > 0) return;
       const json = { recipient: toRecipient(chat, account) };
       await call("show typing", { method: "PUT", path: own("typing-indicator"), json });
@@ -109,7 +109,7 @@ export function createRest(options: PollingOptions): Transport {
       const json = { recipient: toName(sender), receipt_type: "read", timestamp };
       await call("send a receipt", { method: "POST", path: own("receipts"), json });
     },
-    /** A file of the container's disk: no process, no lock, so it need not wait for its turn. */
+    /** Reads a file of the container's disk, without a process or the lock, so that it need not wait for its turn. */
     async fetchFile(id, bytesMax, signal) {
       const path = `/v1/attachments/${encodeURIComponent(id)}`;
       return get("fetch a file", path, { deadlineMs: limits.fileMs, bytesMax, signal });
@@ -127,8 +127,9 @@ export function createRest(options: PollingOptions): Transport {
 }
 
 /**
- * One at a time, in the order of coming: each starts a process that takes the account's lock, and would wait there, unseen,
- * with everything behind it. A poll comes after a pause, so that the calls that waited go before the next one.
+ * Runs requests one at a time, in the order of their calls: each starts a process that takes the account's lock, and a second
+ * one would wait for it inside the container, unseen, with all requests behind it. A poll follows a pause, so that waiting
+ * calls go before it.
  */
 function createTurns() {
   let last: Promise<unknown> = Promise.resolve();
@@ -155,8 +156,8 @@ async function findAccount(get: Get, wanted: string | null): Promise<string> {
 }
 
 /**
- * Stray lines of signal-cli's log make an answer invalid, and after a failure what was printed before is inside the error's
- * text: Signal has forgotten these messages, so they are picked out one by one. @throws BridgeError when there are none
+ * Reads the answer to a poll. Stray lines of signal-cli's log make it invalid, and a failure puts the messages printed before
+ * into the error's text: Signal has forgotten them, so they are picked out one by one. @throws BridgeError when there are none
  */
 async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   const came = await answer.catch((error: unknown) => {
@@ -169,14 +170,14 @@ async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   if (Array.isArray(whole)) return { messages: whole, isProof: true };
   const error = toErrorText(text);
   const messages = saveMessages(error, "the REST API", log);
-  // The brackets are the container's own: signal-cli ended well, whatever else it printed.
+  // The outer brackets show that signal-cli ended well, whatever it printed, since the container adds them only then.
   const isProof = refusal === null && /^\[[^]*\]$/u.test(text.trim());
   if (isProof || messages.length > 0) return { messages, isProof };
   if (refusal !== null && refusal.answer.status !== 400) throw refusal;
   throw refusedByDaemon("receive", "the REST API", error, receiveWords, "signal_protocol");
 }
 
-/** In normal and native mode the error is all that signal-cli printed. */
+/** The `error` of an answer, which in normal and native mode is all that signal-cli printed; else the whole text. */
 function toErrorText(text: string): string {
   const parsed = v.safeParse(v.object({ error: v.string() }), toJson(text));
   return parsed.success ? parsed.output.error : text;
@@ -195,7 +196,7 @@ const sendWords: Words = [
   [/untrusted/iu, "untrusted_identity"],
   [/rate limit/iu, "signal_rate_limited"],
   [/^User \S+ is not registered/mu, "unlinked"],
-  // What comes before a send.
+  // The check of the account comes before the send, which did not happen.
   [/Error while checking account/u, "signal_unreachable"],
   // A timestamp, or a complaint about stray text: signal-cli had something to report, so that the message may be out.
   [/"timestamp":|(?<!\d)\d{13}(?!\d)|invalid character|strconv|timeout reached|IOException/u, "send_uncertain"],
@@ -209,7 +210,7 @@ function readRefusal({ answer: { status, text } }: DaemonRefusal): Said | null {
     if (challenge) throw new BridgeError("captcha", "Cannot send as Signal asks for a captcha", { challenge });
   }
   if (status !== 400) return null;
-  // The error is all that signal-cli printed, as JSON or in words: who got the message decides.
+  // The error is all that signal-cli printed, as JSON or in words; its report of who got the message decides, if it holds one.
   const error = toErrorText(text);
   return { text: error, report: toReport(toJson(error.split("\n", 1)[0] ?? "")) ?? toPrintedReport(error) };
 }
@@ -220,11 +221,11 @@ function toRecipient(chat: Chat, account: string): string {
   return chat.kind === "group" ? `group.${btoa(chat.id)}` : toName(chat.peer);
 }
 
-/** @throws BridgeError `send_rejected` when it cannot be said to the REST API */
+/** @throws BridgeError `send_rejected` when the REST API cannot take the message */
 function toRequest({ chat, body }: Outbound, account: string, own: (route: string) => string): Request {
   const recipient = toRecipient(chat, account);
   if (body.kind === "reaction") {
-    // Removing needs the emoji too, where the daemon behind it is asked.
+    // A removal needs the emoji too, where the container asks a daemon behind it.
     const target = { reaction: body.emoji, target_author: toName(body.targetAuthor), timestamp: body.targetSentAt };
     return { method: body.isRemove ? "DELETE" : "POST", path: own("reactions"), json: { recipient, ...target } };
   }
@@ -235,9 +236,9 @@ function toRequest({ chat, body }: Outbound, account: string, own: (route: strin
     number: account,
     recipients: [recipient],
     message: isStyled ? marked : plain,
-    // Never left to the container's default, which may read markup into plain text.
+    // Always stated, since the container's default may read markup into plain text.
     text_mode: isStyled ? "styled" : "normal",
-    // The default is true, and would make a note to self an incoming message of its own.
+    // The container's default, true, would make a note to self an incoming message of its own.
     notify_self: false,
   };
   const json = { ...message, ...(body.kind === "edit" ? { edit_timestamp: body.targetSentAt } : toExtras(body)) };

@@ -1,14 +1,14 @@
 /**
- * What can be saved of an answer that is not JSON. By the time we read it Signal has forgotten the messages in it, so a line
- * of log in the middle, or a missing end, must not cost the rest.
+ * Saves the messages in an answer that is not JSON. Signal has forgotten them by the time we read the answer, so a line of log
+ * in the middle, or a missing end, must not cost the rest.
  *
- * A message object begins with one of three keys and stands at the beginning, after `[`, `,` or a line break. Text that a
- * sender wrote cannot look like that: inside a JSON string its quotation marks carry a backslash.
+ * A message object begins with one of three keys and stands at the beginning, after `[`, `,` or a line break. A sender's text
+ * cannot look like one: inside a JSON string its quotation marks carry a backslash.
  */
 import type { Log } from "../../log.ts";
 import { toJson } from "./http.ts";
 
-/** `found` are the whole message objects in their order; `lostCount` others began and could not be read. */
+/** `found` holds the whole message objects in their order; `lostCount` counts those that began but could not be read. */
 type Salvage = { readonly found: readonly unknown[]; readonly lostCount: number };
 
 export function salvage(text: string): Salvage {

@@ -1,9 +1,9 @@
 /**
  * Names and files as both daemons take them, and what signal-cli says about a send, recipient by recipient. A call that
- * succeeds may still have failed for some, and one that fails may have reached others: only the list decides.
+ * succeeds may still have failed for some recipients, and one that fails may have reached others: only the list decides.
  *
  *   an answer ─▶ toSendOutcome ─▶ outcome, or the error that speaks for all recipients
- *   a Refusal ─▶ judgeRefusal ─▶ the same where it holds a report, else an error that says whether the message may be out
+ *   a refusal ─▶ judgeRefusal ─▶ the same where it holds a report, else an error that says whether the message may be out
  *
  * **Source:** signal-cli, SendMessageResultUtils.java and JsonSendMessageResult.java (0.14.6).
  */
@@ -20,7 +20,7 @@ export function toName({ aci, number }: Address): string {
   return name;
 }
 
-/** `fileName` as the daemon wants it quoted. */
+/** `fileName` must be quoted as the daemon wants it. */
 export function toDataUri({ contentType, base64 }: OutboundFile, fileName: string): string {
   const type = /^[\w.+-]+\/[\w.+-]+$/u.test(contentType) ? contentType : "application/octet-stream";
   return `data:${type};filename=${fileName};base64,${base64}`;
@@ -57,9 +57,9 @@ export function toReport(value: unknown): SendReport | null {
 }
 
 /**
- * The failures of one recipient: in JSON, in print, ours, why. Where a message reached no recipient, the first that happened
- * speaks for all: those that let it be tried again come before. A network failure is signal-cli's catch-all, so that the
- * server may have taken the message.
+ * Failures of one recipient: their name in JSON, their words in print, our code, the reason. Where a message reached no
+ * recipient, the first row that occurred decides for all, and rows that allow another try come first. signal-cli reports
+ * unexpected faults as network failures, so that the server may have taken the message.
  */
 const failures: readonly (readonly [type: string, printed: string, code: ErrorCode, reason: string])[] = [
   ["PROOF_REQUIRED", "CAPTCHA proof required for sending to", "captcha", "Signal asks for a captcha"],
@@ -69,7 +69,7 @@ const failures: readonly (readonly [type: string, printed: string, code: ErrorCo
   ["UNREGISTERED_FAILURE", "Unregistered user", "unregistered", "the recipient is not on Signal"],
 ];
 
-/** Signal counts what one recipient gets; only a challenge is about all that the account sends. */
+/** Signal limits the rate per recipient; only a challenge concerns all that the account sends. */
 const scopeOf = (code: ErrorCode): BridgeError["scope"] => (code === "signal_rate_limited" ? "recipient" : "account");
 
 /** The code of one recipient's failure; a limit with a token asks for a captcha. */
@@ -79,8 +79,8 @@ function toErrorCode(type: string, token?: string | null): ErrorCode {
 }
 
 /**
- * The report in what signal-cli prints for people: a line per failure, then the timestamp, and a last sentence where the
- * message reached no recipient. Null where there is none. **Source:** signal-cli-rest-api#409, signal-cli-rest-api#857.
+ * Reads the report that signal-cli prints for people: a line per failure, then the timestamp, and a last sentence where the
+ * message reached no recipient. Null where the text holds none. **Source:** signal-cli-rest-api#409, signal-cli-rest-api#857.
  */
 export function toPrintedReport(printed: string): SendReport | null {
   const [, lines = "", timestamp, after = ""] =
@@ -102,10 +102,10 @@ const toResult = (type: string, who: unknown = null, token: string | null = null
   return { type, recipientAddress, token, retryAfterSeconds: null };
 };
 
-/** What signal-cli's words mean, the first that fit. */
+/** Patterns of signal-cli's words with our code for each; the first that fits counts. */
 export type Words = readonly (readonly [RegExp, ErrorCode])[];
 
-/** What a daemon refused in words. `what` completes "Cannot …". */
+/** The error for a refusal in words (`said`). `what` completes "Cannot …"; `otherwise` is the code where no pattern fits. */
 export function refusedByDaemon(
   what: string,
   daemon: string,
@@ -118,12 +118,12 @@ export function refusedByDaemon(
   return new BridgeError(code, message, { scope: scopeOf(code) });
 }
 
-/** What signal-cli said of a send: its report as a value, else its words. */
+/** signal-cli's answer to a send that failed: its words, and the report that they hold, if any. */
 export type Said = { readonly text: string; readonly report: SendReport | null };
 
 /** How a daemon's refusals of a send are read. */
 export type Judged = {
-  /** What signal-cli itself said; null where it was not signal-cli that spoke. */
+  /** signal-cli's own answer; null where another program answered, such as a proxy. */
   readRefusal(refusal: DaemonRefusal): Said | null;
   readonly sendWords: Words;
 };
@@ -149,8 +149,8 @@ const sentSchema = v.object({
 });
 
 /**
- * The outcome that a good answer tells. The REST API lists the failures alone, in a list of one since release 0.101.
- * @throws BridgeError when the message reached no recipient, or nothing tells by which timestamp it is known
+ * Reads the outcome from a good answer. The REST API tells the failures alone; since release 0.101 its answer is a list of one.
+ * @throws BridgeError when the message reached no recipient, or the answer does not tell its timestamp
  */
 export function toSendOutcome(answer: unknown, chat: Chat): SendOutcome {
   const report = toReport(answer);
@@ -164,7 +164,7 @@ export function toSendOutcome(answer: unknown, chat: Chat): SendOutcome {
 }
 
 /**
- * The outcome of a send. An empty list is a success: a group whose only member is our account.
+ * The outcome of a send. An empty list is a success: our account is then the group's only member.
  * @throws BridgeError when the message reached no recipient
  */
 function toOutcome({ timestamp, results }: SendReport): SendOutcome {
@@ -182,7 +182,7 @@ function toOutcome({ timestamp, results }: SendReport): SendOutcome {
     failures.find(([, , known]) => failed.some((failure) => failure.code === known)) ?? [];
   const decisive = failed.filter((failure) => failure.code === code);
   const seconds = Math.max(0, ...decisive.map(({ retryAfterSeconds }) => retryAfterSeconds ?? 0));
-  // The token names the challenge to the person who solves the captcha.
+  // The token tells Signal which challenge a solved captcha answers.
   throw new BridgeError(code, `Cannot send as ${why}`, {
     challenge: decisive[0]?.token ?? undefined,
     retryAfterMs: seconds > 0 ? seconds * 1000 : undefined,

@@ -19,25 +19,25 @@ import { saveMessages } from "./salvage.ts";
 import { aciOfNumber, refusedByDaemon, toDataUri, toName, toReport, type Words } from "./sending.ts";
 
 const limits = {
-  /** Deadlines. Loading an account goes to the network, and uploads are part of a send. */
+  /** Deadlines: loading an account needs the network, and a send includes its uploads. */
   callMs: 60_000,
   sendMs: 120_000,
   typingMs: 10_000,
-  /** Shortest poll: less is over before the daemon has asked Signal, and 0 never asks. */
+  /** Shortest poll: a shorter one ends before the daemon has asked Signal, and 0 never asks. */
   pollMsMin: 1000,
   /** Shortest silence that ends a batch of a backlog. */
   silenceMsMin: 100,
-  /** A poll older than this is given up: its daemon hangs. */
+  /** A poll that takes this much longer than its time-out is given up, since its daemon hangs. */
   pollAbandonMs: 15 * 60_000,
   pollBytesMax: 32 * 2 ** 20,
-  /** Envelopes of one poll in a backlog: as many are lost if the daemon dies in it. */
+  /** Envelopes of one poll in a backlog, and so the most that are lost if the daemon dies during it. */
   batchMax: 16,
-  /** A request with a longer string is not read. **Source:** signal-cli's Jackson, StreamReadConstraints. */
+  /** signal-cli does not read a request with a longer string. **Source:** signal-cli's Jackson, StreamReadConstraints. */
   stringLengthMax: 20_000_000,
 } as const;
 
 type Params = Readonly<Record<string, unknown>>;
-/** `params` are never left out: typed methods fall over a missing object. */
+/** `params` is required, since signal-cli's typed methods fail without the object. */
 type RpcCall = Omit<HttpRequest, "method" | "path" | "json"> & { readonly method: string; readonly params: Params };
 type Ask = (method: string, params: Params, what: string, bounds?: Partial<HttpRequest>) => Promise<unknown>;
 
@@ -47,7 +47,7 @@ export const howToLinkSignalCli =
 /** @throws BridgeError `config` when the place is no http(s) URL */
 export function createSignalCli(options: PollingOptions): Transport {
   const rpc = createRpc(options);
-  /** Set where the daemon serves several accounts: in single mode `receive` refuses the key. */
+  /** Holds `account` where the daemon serves several; empty in single mode, where `receive` refuses that key. */
   let account: { readonly account?: string } = {};
   const ask: Ask = (method, params, what, bounds) =>
     rpc.ask({ method, params: { ...account, ...params }, what, deadlineMs: limits.callMs, ...bounds });
@@ -97,15 +97,15 @@ const responseSchema = v.looseObject({
 });
 
 /**
- * JSON-RPC over HTTP as signal-cli's daemon speaks it. Errors come with status 200, unknown parameters vanish silently, and
- * nothing says whether a request whose answer is lost was carried out. **Source:** HttpServerHandler.java, JsonRpcReader.java.
+ * JSON-RPC over HTTP as signal-cli's daemon speaks it. Errors come with status 200, unknown parameters vanish silently, and a
+ * request whose answer is lost may have been carried out or not. **Source:** HttpServerHandler.java, JsonRpcReader.java.
  * @throws BridgeError `config` when the place is no http(s) URL
  */
 export function createRpc(place: DaemonPlace) {
   const http = createHttp(place);
   let serial = 0;
 
-  /** The result. @throws Refusal */
+  /** Resolves to the result. @throws DaemonRefusal */
   async function ask({ method, params, ...request }: RpcCall): Promise<unknown> {
     const { what } = request;
     const id = `signalman-${++serial}`;
@@ -113,7 +113,7 @@ export function createRpc(place: DaemonPlace) {
     const text = (await http.ask({ ...request, method: "POST", path: "/api/v1/rpc", json })).toString();
     const answer = { status: 200, text, isUnsent: false };
     const response = v.safeParse(responseSchema, toJson(text));
-    // An error without an id is ours too: signal-cli could not read the request far enough to know it.
+    // An error whose id is null answers our request too: signal-cli could not read far enough to know the id.
     if (!response.success || (response.output.id !== id && response.output.id !== null)) {
       const message = `Cannot ${what} as the answer of ${http.host} is no JSON-RPC answer to it`;
       throw new DaemonRefusal("signal_protocol", message, answer);
@@ -127,7 +127,7 @@ export function createRpc(place: DaemonPlace) {
   return { isLocal: http.isLocal, ask };
 }
 
-/** What signal-cli's errors mean, by code and words. */
+/** Our code for each of signal-cli's errors, matched by code and words. */
 const words: Words = [
   [/^-32602: [^]*failed to load/iu, "signal_unreachable"],
   [/^-32602:/u, "rejected"],
@@ -138,7 +138,7 @@ const words: Words = [
   // A captcha that Signal does not take.
   [/^-6:/u, "send_rejected"],
 ];
-/** An unexpected failure of the network is told apart by the name of its Java class only. */
+/** Only the name of its Java class tells an unexpected failure of the network from other internal errors. */
 const sendWords: Words = [
   [/^-3:|^-32603: [^]*\((?:\w*IO|Socket|UnknownHost|\w*Timeout)\w*Exception\)/u, "send_uncertain"],
   ...words,
@@ -151,22 +151,22 @@ async function chooseAccount(ask: Ask, wanted: string | null, signal: AbortSigna
     if (errorCode(error) !== -32601) throw error;
     return null;
   });
-  // Single mode does not know the method.
+  // Single mode does not know `listAccounts`.
   if (answer === null) return { isMulti: false, number: wanted };
   const listed = parseAnswer(v.array(v.object({ number: v.string() })), answer, what);
   const numbers = listed.map(({ number }) => number);
-  // One that is not listed may still be on its disk: it is loaded when it is asked for.
+  // An account that is not listed may still be on the daemon's disk: the daemon loads it when asked for it.
   return { isMulti: true, number: chooseNumber("signal-cli", wanted, numbers) };
 }
 
 /**
- * Our ACI as the account's contacts or its identities have it; signal-cli trusts its own identity from linking on. Asking
- * makes the daemon load the account, which a list of accounts does not.
+ * Our ACI as the account's contacts or its identities have it; signal-cli trusts its own identity from linking on. These
+ * requests make the daemon load the account, which `listAccounts` does not.
  * @throws BridgeError `rejected` when the daemon does not know the account, and those of the line
  */
 async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promise<string | null> {
   const what = "use the account";
-  // What the daemon knows already; else Signal's directory.
+  // The first two read what the daemon has stored; `getUserStatus` asks Signal's directory.
   const sources = {
     listContacts: { allRecipients: true, recipient: [number] },
     listIdentities: { number },
@@ -174,7 +174,7 @@ async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promi
   };
   for (const [method, params] of Object.entries(sources)) {
     const people = await ask(method, params, what, { signal }).catch((error: unknown) => {
-      // Whatever else is wrong with a list is no reason not to begin, nor is a directory that does not answer.
+      // Only a lost line (null) or an unknown account (-32602) ends the connect; any other failure just leaves our ACI unknown.
       if (method !== "getUserStatus" && [null, -32602].includes(errorCode(error))) throw error;
     });
     const aci = aciOfNumber(people, number);
@@ -183,14 +183,15 @@ async function findOwnAci(ask: Ask, number: string, signal?: AbortSignal): Promi
   return null;
 }
 
-/** Of an error that signal-cli answered with; null where it did not answer. */
+/** The code of signal-cli's JSON-RPC error; null where signal-cli did not answer. */
 const errorCode = (error: unknown): number | null =>
   (error instanceof DaemonRefusal && error.answer.error?.code) || null;
 
 /**
- * One envelope per poll: it returns the moment something arrives, and one is all that can be lost with it. But each poll
- * opens and closes a connection to Signal, so that a backlog would take minutes: after three polls that brought something at
- * once the batch grows, until a batch is not full. Such a batch ends with a silence of four times what the poll before took.
+ * A poll asks for one envelope, so that it returns the moment one arrives and no more can be lost with it. But each poll opens
+ * and closes a connection to Signal, so that a backlog would take minutes: after three polls that brought an envelope at once,
+ * each poll asks for twice as many, until a batch is not full. Such a batch ends with a silence of four times the previous
+ * poll's duration.
  */
 function createPoll({ clock, log }: PollingOptions, ask: Ask) {
   let fullPolls = 0;
@@ -213,9 +214,10 @@ function createPoll({ clock, log }: PollingOptions, ask: Ask) {
     const tookMs = Math.ceil(clock.monotonic() - startedAt);
     fullPolls = messages.length >= maxMessages && tookMs < limits.pollMsMin ? fullPolls + 1 : 0;
     silenceMs = Math.min(limits.pollMsMin, Math.max(limits.silenceMsMin, 4 * tookMs));
-    // Nothing, and at once: whatever the reason, it is no reason to ask again at once.
+    // A pause follows an empty answer that came at once, so that a daemon that keeps giving it is not asked in a tight loop.
     if (messages.length === 0 && tookMs < limits.silenceMsMin) await clock.sleep(limits.silenceMsMin, stop);
-    // Behind a full batch more may wait, and the line counts as back once all of it is in the inbox; a flood shall not end it.
+    // A full batch is no proof, since more may wait and the line counts as back once all of it is in the inbox; one of the
+    // largest size is, so that a flood does not make the line look dead.
     const isBacklog = fullPolls > 0 && maxMessages < limits.batchMax;
     // A short poll may be over before the daemon has asked Signal.
     const isAnswer = messages.length > 0 || waitMs >= limits.pollMsMin;
@@ -229,7 +231,7 @@ function toTarget(chat: Chat): Readonly<Record<string, unknown>> {
   return chat.kind === "group" ? { groupId: chat.id } : { recipient: [toName(chat.peer)] };
 }
 
-/** The method and its parameters. @throws BridgeError `send_rejected` when it cannot be said to signal-cli */
+/** The method and its parameters. @throws BridgeError `send_rejected` when signal-cli cannot take the message */
 function toCall({ chat, body }: Outbound) {
   const target = toTarget(chat);
   if (body.kind === "reaction") {
@@ -247,13 +249,13 @@ function toCall({ chat, body }: Outbound) {
   return { method: "send", params: { ...said, ...toQuote(body.quote), ...(attachment.length > 0 && { attachment }) } };
 }
 
-/** Offsets are UTF-16 code units on both sides. Ranges outside of the text would be sent as they are. */
+/** Offsets are UTF-16 code units on both sides. Ranges outside of the text are left out, since signal-cli would send them as they are. */
 function toTextStyles(text: string, styles: readonly StyleRange[]) {
   const inside = styles.filter(({ start, length }) => start >= 0 && length > 0 && start + length <= text.length);
   return inside.length > 0 && { textStyle: inside.map(({ start, length, style }) => `${start}:${length}:${style}`) };
 }
 
-/** signal-cli reads smaller integers than a timestamp of today as 32-bit ones, and then fails on them. */
+/** Leaves out a quote whose timestamp is below 2 ** 31, which signal-cli reads as a 32-bit integer and fails on. */
 function toQuote(quote: Quote | null) {
   const author = quote && (quote.author.aci ?? quote.author.number);
   if (!quote || author === null || !Number.isSafeInteger(quote.sentAt) || quote.sentAt < 2 ** 31) return {};

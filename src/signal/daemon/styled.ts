@@ -1,20 +1,20 @@
 /**
  * Text with style ranges as the markup of signal-cli-rest-api's `text_mode: "styled"`, which knows no ranges.
  *
- * Its markers `*` `**` `~` `||` and the backtick count wherever they stand, matched or not; a backslash in front of one makes
+ * The markers `*` `**` `~` `||` and the backtick count wherever they stand, matched or not; a backslash in front of one makes
  * it a plain character. Neighbouring markers have no separator, and `***` means two things to two releases, so that not every
- * set of ranges can be said. **Source:** signal-cli-rest-api, src/client/textstyleparser (commit a08db23).
+ * set of ranges can be expressed. **Source:** signal-cli-rest-api, src/client/textstyleparser (commit a08db23).
  */
 import type { StyleRange } from "../../core/model.ts";
 
-/** A style that comes first is kept where another one stands in its way. */
+/** Ordered by rank: where two styles exclude each other, the one that comes first here is kept. */
 const markers = { MONOSPACE: "`", SPOILER: "||", BOLD: "**", STRIKETHROUGH: "~", ITALIC: "*" } as const;
 type Style = StyleRange["style"];
 const ranks = Object.keys(markers) as Style[];
 
 type Range = { readonly start: number; readonly end: number; readonly style: Style };
 
-/** The marked text, without the ranges that cannot be said beside the others. Offsets count UTF-16 code units. */
+/** The marked text, without the ranges that cannot be expressed beside the others. Offsets count UTF-16 code units. */
 export function toStyledText(text: string, styles: readonly StyleRange[]): string {
   const ranges = choose(text, styles);
   const opening = Map.groupBy(ranges, ({ start }) => start);
@@ -28,7 +28,7 @@ export function toStyledText(text: string, styles: readonly StyleRange[]): strin
   return out;
 }
 
-/** Sorted so that an outer range comes before its inner ones. */
+/** The ranges that can be expressed together, an outer range before its inner ones. */
 function choose(text: string, styles: readonly StyleRange[]): readonly Range[] {
   const kept: Range[] = [];
   const isEdge = (at: number): boolean => text[at - 1] !== "\\";
@@ -47,7 +47,7 @@ function areSayable(a: Range, b: Range): boolean {
   return ![a.start, a.end].some((edge) => edge === b.start || edge === b.end);
 }
 
-/** Ranges of one style that touch become one; what lies outside of the text is cut off. */
+/** Merges ranges of one style that touch, and cuts off the parts that lie outside of the text. */
 function union(text: string, styles: readonly StyleRange[]): Range[] {
   const merged: Range[] = [];
   for (const { start, length, style } of styles.toSorted((a, b) => a.start - b.start)) {

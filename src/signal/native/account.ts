@@ -1,5 +1,5 @@
 /**
- * Who we are, and whom we write to, as rows and as the objects that libsignal wants. Only people on the allow list have a row
+ * Our account and our recipients, as rows and as the objects that libsignal wants. Only people on the allow list have a row
  * among the recipients.
  */
 import { PrivateKey, ProtocolAddress } from "@signalapp/libsignal-client";
@@ -60,15 +60,15 @@ export type Recipient = {
   /** Disappearing messages of the direct chat, 0 = off. */
   readonly timerSeconds: number;
   readonly timerVersion: number;
-  /** They wrote to our number: the next message proves that number and account are the same. */
+  /** 1 after this person wrote to our number: our next message proves that number and account are the same. */
   readonly needsPniSignature: 0 | 1;
-  /** By the owner, on the phone: official clients drop what such a person writes. */
+  /** 1 where the owner blocked this person on the phone: official clients drop what a blocked person writes. */
   readonly isBlocked: 0 | 1;
 };
 
 const nameLengthMax = 64;
 
-/** By ACI; a person without a row has the defaults. */
+/** Finds a recipient by ACI; a person without a row has the defaults. */
 export function findRecipient(database: Database, aci: string): Recipient {
   const sql = `SELECT number, name, profile_key AS profileKey, sealed_refused_at AS sealedRefusedAt,
     coalesce(timer_seconds, 0) AS timerSeconds, coalesce(timer_version, 1) AS timerVersion,
@@ -83,8 +83,8 @@ export function findAci(database: Database, { aci, number }: Address): string | 
 }
 
 /**
- * Makes the row; the number is this person's from now on. A name is one line without a colon: it must not look like a message.
- * Writes nothing where all of that is known.
+ * Makes or updates a person's row, and takes the number from any other row. A name becomes one line without a colon, so that it
+ * cannot look like a message. Writes nothing where all of that is known.
  */
 export function saveRecipient(database: Database, aci: string, number: string | null, given: string | null): void {
   const line = given?.replaceAll(":", "").replace(/[\p{Cc}\s]+/gu, " ") ?? "";
@@ -99,7 +99,7 @@ export function saveRecipient(database: Database, aci: string, number: string | 
   database.run(upsert, aci, number, name);
 }
 
-/** A key that came in a person's own message is newer than what others say, unless the server refused it. */
+/** Saves a key told by others, unless one is known that the server has not refused: a key from the person's own message is newer. */
 export function learnProfileKey(database: Database, aci: string, key: Uint8Array): void {
   const { profileKey, sealedRefusedAt } = findRecipient(database, aci);
   if (profileKey !== null && sealedRefusedAt === null) return;
@@ -113,7 +113,7 @@ export function saveProfileKey(database: Database, aci: string, key: Uint8Array)
   database.run(sql, key, aci);
 }
 
-/** An older version than the stored one is ignored. **Source:** `docs/signal-protocol.md`, "Timers". */
+/** Ignores a version older than the stored one. **Source:** `docs/signal-protocol.md`, "Timers". */
 export function saveTimer(database: Database, aci: string, seconds: number, version: number): void {
   const sql = `UPDATE signal_recipients SET timer_seconds = ?1, timer_version = max(timer_version, ?2)
     WHERE aci = ?3 AND (?2 = 0 OR ?2 >= timer_version)`;

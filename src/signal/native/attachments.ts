@@ -1,5 +1,5 @@
 /**
- * Files: sealed before they leave, checked before a byte of them is used.
+ * Files of messages, sealed before they leave and checked before a byte of them is used.
  *
  *   upload    plain ─▶ pad ─▶ AES-CBC + HMAC ─▶ SHA-256 ─▶ form (chat host) ─▶ CDN ─▶ pointer (goes into the message)
  *   download  pointer ─▶ CDN, bytes bounded ─▶ SHA-256, HMAC, size ─▶ plain
@@ -24,19 +24,19 @@ const ivBytes = 16;
 const macBytes = 32;
 const blockBytes = 16;
 const transferTimeoutMs: Millis = 300_000;
-/** Of an answer whose body says nothing to us. */
+/** Largest body of an answer to an upload, which we do not read. */
 const noticeBytesMax = 64 * 1024;
 
 const unavailable = (why: string, cause?: unknown): BridgeError =>
   new BridgeError("attachment_unavailable", `Cannot fetch a file as ${why}`, { cause });
 
-/** What fetches and opens the blob, its key included, as the opaque `ref` of an `Attachment`: base64url. */
+/** The parts of a pointer that fetch and open the blob, its key included, as the opaque `ref` of an `Attachment`: base64url. */
 export function toRef({ identifier, cdnNumber, key, digest, size }: wire.AttachmentPointer): string {
   const needed = create(wire.AttachmentPointerSchema, { identifier, cdnNumber, key, digest, size });
   return Buffer.from(toBinary(wire.AttachmentPointerSchema, needed)).toString("base64url");
 }
 
-/** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
+/** @throws BridgeError `attachment_unavailable` for a `ref` that `toRef` did not make */
 export const pointerOfRef = (ref: string): wire.AttachmentPointer =>
   readOrThrow(
     () => fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url"))),
@@ -48,7 +48,7 @@ type Hosts = Pick<Service, "cdnUrl" | "fetch">;
 type Pointer = wire.AttachmentPointer;
 
 /**
- * The whole plaintext, checked; nothing is fetched of a file announced as larger.
+ * Resolves to the whole plaintext, checked; a file announced as larger than `bytesMax` is not fetched.
  * @throws BridgeError `attachment_unavailable` when it is gone, too large or not what the sender announced;
  *   `signal_unreachable`, `signal_timeout` where the CDN cannot be reached now
  */
@@ -58,7 +58,7 @@ export async function downloadAttachment(service: Hosts, pointer: Pointer, bytes
   const base = service.cdnUrl(cdnNumber);
   if (base === null) throw unavailable(`CDN ${cdnNumber} is unknown`);
   if (!identifier.value) throw unavailable("its pointer names no file");
-  // A key is opaque, an id decimal.
+  // A `cdnKey` is an opaque text, a `cdnId` a number.
   const url = `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
   const asked = { method: "GET", url, bytesMax: blobBytesMax(size), timeoutMs: transferTimeoutMs, signal } as const;
   const { status, body } = await service.fetch(asked).catch((error: unknown) => {
@@ -72,7 +72,7 @@ export async function downloadAttachment(service: Hosts, pointer: Pointer, bytes
 
 type Announced = Pick<Pointer, "key" | "digest" | "size">;
 
-/** Digest, MAC and size must be those announced. Compares in constant time, and decrypts last. @throws BridgeError `attachment_unavailable` */
+/** Checks digest and MAC in constant time before decrypting, and then the size. @throws BridgeError `attachment_unavailable` */
 export function decryptAttachment(blob: Uint8Array, { key, digest, size }: Announced): Bytes {
   if (key.length !== 64 || digest.length !== 32) throw unavailable("its pointer has no key or no digest");
   const cipherBytes = blob.length - ivBytes - macBytes;
@@ -88,13 +88,13 @@ export function decryptAttachment(blob: Uint8Array, { key, digest, size }: Annou
   return owned(plain.subarray(0, size));
 }
 
-/** Zeros hide the length of a file: steps of 5 %, at least 541 bytes. **Source:** libsignal-service PaddingInputStream. */
+/** The length of a file with the zeros that hide it: steps of 5 %, at least 541 bytes. **Source:** libsignal-service PaddingInputStream. */
 export function paddedBytes(plainBytes: number): number {
   const step = Math.ceil(Math.log(Math.max(plainBytes, 1)) / Math.log(1.05));
   return Math.max(541, plainBytes, Math.floor(1.05 ** step));
 }
 
-/** PKCS#7 always adds at least one byte. One block more than exact, for senders whose logarithm rounds another way. */
+/** PKCS#7 always adds at least one byte. A block more than exact is allowed for senders whose logarithm rounds another way. */
 const blobBytesMax = (plainBytes: number): number =>
   ivBytes + (Math.floor(paddedBytes(plainBytes) / blockBytes) + 2) * blockBytes + macBytes;
 
@@ -117,12 +117,12 @@ export type Upload = {
 type Forms = Pick<AuthMessagesService, "getUploadForm">;
 
 /**
- * Seals and uploads a file; the pointer is for as many recipients as there are. Nothing is resumed.
+ * Seals and uploads a file; the pointer serves any number of recipients. A broken upload is not resumed.
  * @throws BridgeError `send_rejected` (too large), `signal_rate_limited`, `signal_unreachable`, `signal_timeout`
  */
 export async function uploadAttachment(service: Hosts, connection: Forms, file: Upload, signal: AbortSignal) {
   const { blob, ...sealed } = encryptAttachment(file.plain);
-  // It ends with the line; of an `abortSignal` libsignal would never let go.
+  // The call ends with the line; it gets no `abortSignal`, which libsignal would never let go of.
   const asked = connection.getUploadForm({ uploadSize: BigInt(blob.length) });
   const form = await asked.catch((cause: unknown) => {
     if (!LibSignalErrorBase.is(cause, ErrorCode.UploadTooLarge)) throw toBridgeError("Cannot upload a file", cause);

@@ -1,10 +1,10 @@
-/** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool; and failures. */
+/** Byte strings as libsignal wants them: on an ArrayBuffer of their own, never on a shared pool; and helpers for failures. */
 import { Buffer } from "node:buffer";
 import { createDecipheriv } from "node:crypto";
 import { BridgeError } from "../../core/errors.ts";
 import type { Bytes } from "./context.ts";
 
-/** A copy of its own: parts of a decoded message are views of the whole. */
+/** Copies `bytes`, since parts of a decoded message are views of the whole. */
 export const owned = (bytes: ArrayLike<number>): Bytes => new Uint8Array(bytes);
 
 export const toBase64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64");
@@ -19,7 +19,7 @@ export function openGcm(key: Bytes, sealed: Uint8Array): Bytes {
 
 export const utf8 = (text: string): Bytes => owned(Buffer.from(text, "utf8"));
 
-/** What bytes that others made say; null where they cannot be read. */
+/** The result of reading bytes that others made; null where `read` throws. */
 export function readOrNull<T>(read: () => T): T | null {
   try {
     return read();
@@ -28,7 +28,7 @@ export function readOrNull<T>(read: () => T): T | null {
   }
 }
 
-/** The same, with an error of ours. @throws what `toError` makes of the failure */
+/** The result of `read`. @throws BridgeError that `toError` makes of its failure */
 export function readOrThrow<T>(read: () => T, toError: (cause: unknown) => BridgeError): T {
   try {
     return read();

@@ -14,7 +14,7 @@ const asksMax = 12;
 const firstWaitMs: Millis = 2_000;
 const waitMsMax: Millis = 300_000;
 
-/** The server has at most 256 deliveries in flight: when so many wait, it would bring nothing else. */
+/** Kept below 256, the most deliveries that the server leaves unacknowledged: while so many waited, it would bring nothing else. */
 const waitingMax = 100;
 export const isFull = (waiting: Waiting): boolean =>
   [...waiting.values()].reduce((sum, { deliveries }) => sum + deliveries.length, 0) >= waitingMax;

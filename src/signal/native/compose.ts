@@ -12,7 +12,7 @@ import * as wire from "./proto/signal_pb.ts";
 
 export type MessageFrame = {
   readonly timestamp: Millis;
-  /** Ours; shows the recipient our name, and lets them seal their answers. */
+  /** Our key, which shows the recipient our name, and lets them seal their answers. */
   readonly profileKey: Bytes | null;
   /** Stored values of the chat: leaving them out would turn the recipient's timer off. */
   readonly timerSeconds: number;
@@ -85,7 +85,7 @@ export function messageContent(composed: Composed, pniSignature: PniSignature | 
   return serialize({ case: "editMessage", value: composed.editMessage }, more);
 }
 
-/** ACIs of those who have it, and whether it went sealed. */
+/** ACIs of the recipients who have the message, and whether it went sealed. */
 export type Delivered = ReadonlyMap<string, boolean>;
 
 type Transcript = Record<"timestamp" | "now", Millis> & {
@@ -130,5 +130,5 @@ export function typingContent(timestamp: Millis, isTyping: boolean, groupId: Byt
   return serialize({ case: "typingMessage", value });
 }
 
-/** Says nothing, and renews a session. */
+/** An empty content, which renews a session. */
 export const nullContent = (): Bytes => serialize({ case: "nullMessage", value: { padding: randomPadding() } });

@@ -2,10 +2,10 @@
  * The line to Signal's chat server: one authenticated connection that delivers and takes requests, and beside it an
  * unauthenticated one for sealed messages, whose loss never disturbs receiving.
  *
- *   libsignal events ─▶ queue (bounded) ─▶ take()          request() · sealedRequest() ─▶ Reply
+ *   libsignal events ─▶ queue (bounded) ─▶ take()          request() · sealedRequest() ─▶ ServiceReply
  *                          interruption ─▶ fault()
  *
- * libsignal holds its listeners weakly through the connection object: the `Line` keeps that object alive, else events would
+ * libsignal holds its listeners weakly through the connection object: the `ChatLine` keeps that object alive, else events would
  * stop without a word. **Source:** `docs/signal-protocol.md`, "The line".
  */
 import { ErrorCode, LibSignalErrorBase } from "@signalapp/libsignal-client";
@@ -29,9 +29,9 @@ const connectTimeoutMs: Millis = 90_000;
 const requestTimeoutMs: Millis = 15_000;
 /** A lost sealed connection is tried again by the next send, but not more often than this. */
 const sealedRetryMs: Millis = 10_000;
-/** What lies beyond is not acknowledged, and comes again after the next connect. */
+/** Deliveries beyond this are dropped unacknowledged, and come again after the next connect. */
 const queueLengthMax = 5_000;
-/** So long after the first delivery of a connection the rest of the backlog is waited for. */
+/** How long the rest of a backlog is waited for after the first delivery of a connection. */
 const settleMs: Millis = 100;
 const idleText =
   "Signal says that your phone has not been online for a month. Open Signal on it soon: otherwise the account, and this bridge with it, is removed.";
@@ -48,7 +48,7 @@ const unreachable = (message: string, cause?: unknown) => new BridgeError("signa
 /** @throws BridgeError `unlinked` `outdated` `signal_rate_limited` `signal_unreachable` `signal_timeout` */
 export async function openLine(deps: LineDeps, account: NativeAccount, signal: AbortSignal): Promise<ChatLine> {
   const { listener, lose, ...inbound } = openInbound(deps);
-  // Without it libsignal would rest its routes for 10 s after an outage that has ended.
+  // Without this call libsignal would rest its routes for 10 s after an outage that has ended.
   deps.net.onNetworkChange();
   const user = `${account.aci.serviceId}.${account.deviceId}`;
   const connection = await withDeadline(deps.clock, signal, (abortSignal) =>
@@ -82,7 +82,7 @@ export async function openLine(deps: LineDeps, account: NativeAccount, signal: A
 function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
   const queue: Incoming[] = [];
   let isOverflown = false;
-  /** The backlog has come, or was waited for. */
+  /** The backlog has come, or the wait for it is over. */
   let isDelivered = false;
   let fault: BridgeError | null = null;
   let wake = Promise.withResolvers<void>();
@@ -110,14 +110,14 @@ function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
       stir();
     },
     onServerTimestamp: onServerTime,
-    // In production it follows the last acknowledgement of the backlog, so that nothing may wait for it.
+    // In production this event follows the last acknowledgement of the backlog, so that no acknowledgement may wait for it.
     onQueueEmpty: () => {
       isDelivered = true;
       stir();
     },
     onReceivedAlerts: (alerts) => {
       if (alerts.length > 0) log.warn("signal alerts about the account: open Signal on the phone", { alerts });
-      // Signal-Desktop knows a `critical-` one, too.
+      // Signal-Desktop knows the alert with `critical-` in front, too.
       if (alerts.some((alert) => alert.endsWith("idle-primary-device"))) notify({ code: "phone_idle", text: idleText });
     },
     onConnectionInterrupted: (cause) => {
@@ -142,7 +142,7 @@ function openInbound({ clock, log, onServerTime, notify }: LineDeps) {
     },
     wait: async (ms: Millis, signal: AbortSignal) => {
       await until(() => fault !== null || queue.length > 0, ms, signal);
-      // A backlog comes together, so that all of it can be announced.
+      // The rest of a backlog is waited for, so that all of it can be announced together.
       if (queue.length > 0) await until(() => fault !== null || isDelivered, settleMs, signal);
       isDelivered ||= queue.length > 0;
       return queue.length > 0;
@@ -190,7 +190,7 @@ export const connectSealed = (net: Net, clock: Clock, signal: AbortSignal, onCon
     net.connectUnauthenticatedChat({ onConnectionInterrupted }, { abortSignal: late }),
   );
 
-/** @throws BridgeError `send_uncertain`, as the server may have got it; `signal_unreachable` where that does not matter (GET) */
+/** @throws BridgeError `send_uncertain`, as the server may have got the request; `signal_unreachable` where that does not matter (GET) */
 export async function exchange(connection: ChatConnection, request: ServiceRequest): Promise<ServiceReply> {
   const { verb, path, headers = [], json, isFixed = false } = request;
   const isJson = json !== undefined;

@@ -1,7 +1,7 @@
 /**
- * Decrypted content → `Envelope`. Pure, and total: what breaks a rule of the protocol becomes a sentence that says which, what
- * we do not know becomes `unknown` or `empty`. Whether an envelope is meant for us is decided elsewhere (`core/inbound`).
- * **Source:** `docs/signal-protocol.md`, "Contents".
+ * Decrypted content → `Envelope`. Pure, and total: a content that breaks a rule of the protocol becomes a sentence that names
+ * the rule, one that we do not know becomes `unknown` or `empty`. `core/inbound.ts` decides whether an envelope is meant for
+ * us. **Source:** `docs/signal-protocol.md`, "Contents".
  */
 import type {
   Address,
@@ -18,7 +18,7 @@ import { longTextType, toRef } from "./attachments.ts";
 import { groupIdOf, toAci } from "./ids.ts";
 import * as wire from "./proto/signal_pb.ts";
 
-/** Who sent a content, and when; established by the cipher, not by the content. */
+/** The sender of a content, and its time, as established by the cipher, not by the content. */
 export type Sender = {
   readonly aci: string;
   readonly deviceId: number;
@@ -27,13 +27,13 @@ export type Sender = {
   readonly isOwn: boolean;
   readonly sentAt: Millis;
   readonly serverAt: Millis | null;
-  /** Of the direct chat, as stored. */
+  /** The timer of the direct chat, as stored. */
   readonly timerSeconds: number;
   readonly isBlocked: boolean;
 };
 
 type AddressOf = (aci: string) => Address;
-/** `author` is whose message an admin deletes, as if its author had done it. */
+/** `author` wrote the message that an admin deletes: it is withdrawn as if the author had deleted it. */
 type What = { readonly said: Said; readonly chat: Chat | null; readonly sentAt?: Millis; readonly author?: string };
 /** A text names the rule of the protocol that was broken: such a message is set aside unanswered. */
 type Read = What | string;
@@ -84,7 +84,7 @@ function readKind(whole: wire.Content, sender: Sender, direct: Chat, addressOf: 
     case "syncMessage":
       return sender.isOwn ? readSync(content.value, sender, addressOf) : "sync message from a stranger";
     case undefined:
-      // A key may come with what is new; our own devices write to a person by transcripts alone.
+      // A content with a sender key may be a group's, and our own devices write to people by transcripts alone: neither has a known chat.
       if (!whole.$unknown) return aside(empty("nothing"));
       return {
         said: newer(whole.$unknown),
@@ -118,20 +118,20 @@ function readEdit(edit: wire.EditMessage, { sentAt, timerSeconds }: Sender, dire
   const body = toText(data, addressOf);
   if (typeof chat === "string") return chat;
   if (typeof body === "string") return body;
-  // An edit does not speak of the timer: that of the chat goes on.
+  // An edit does not state the timer, so that the chat's timer goes on.
   const expiresInSeconds = chat.kind === "group" ? body.expiresInSeconds : timerSeconds;
   const targetSentAt = Number(edit.targetSentTimestamp);
   return { said: { kind: "edit", targetSentAt, body: { ...body, expiresInSeconds } }, chat };
 }
 
-/** Only such a message says what the chat's timer is; in all others the fields are missing. */
+/** True for a message that states the chat's timer; in all others the timer's fields are missing. */
 export function speaksOfTimer({ flags, body, attachments, sticker, contact, storyContext, groupV2 }: wire.DataMessage) {
   const isUpdate = (flags & wire.DataMessage_Flags.EXPIRATION_TIMER_UPDATE) !== 0;
   const isSaying = body !== "" || attachments.length > 0 || sticker !== undefined || contact.length > 0;
   return groupV2 === undefined && storyContext === undefined && (isUpdate || isSaying);
 }
 
-/** A transcript of what another of our devices sent, or news among our devices. */
+/** Reads a transcript of what another of our devices sent, or news among our devices. */
 function readSync({ content }: wire.SyncMessage, sender: Sender, addressOf: AddressOf): Read {
   if (content.case !== "sent") return aside(empty(`sync ${content.case ?? "read"}`));
   const sent = content.value;
@@ -179,7 +179,7 @@ function readBody(data: wire.DataMessage, addressOf: AddressOf): Said | string {
   return (isSaying ? null : wordlessKind(data)) ?? toText(data, addressOf);
 }
 
-/** Null for what says nothing at all, such as a forward of nothing: it is a person's still, and gets a word. */
+/** Null for a message that says nothing at all, such as a forward of nothing: a person sent it still, and gets an answer. */
 function wordlessKind(data: wire.DataMessage): Said | null {
   if (data.pollTerminate ?? data.pollVote) return empty("poll");
   if (data.pinMessage ?? data.unpinMessage) return empty("pin");
@@ -190,19 +190,19 @@ function wordlessKind(data: wire.DataMessage): Said | null {
   return empty(data.groupV2.groupChange.length > 0 ? "group update" : "no text");
 }
 
-/** A kind that this program is too old for. */
+/** A content that this program is too old for. */
 const newer = ([field]: readonly { readonly no: number }[]): Said => ({ kind: "unknown", what: `field ${field?.no}` });
 
 function toText(data: wire.DataMessage, addressOf: AddressOf): TextContent | string {
   if (data.body.length > textBytesMax) return "body too long";
-  // Mentions count in the whole of a long text.
+  // Mentions count in the whole of a long text, which its file holds.
   const length = data.attachments.some(isLongText) ? textBytesMax : data.body.length;
   return {
     kind: "text",
     text: data.body || wordsOf(data),
     quote: toQuote(data.quote, addressOf),
     mentions: toMentions(data.bodyRanges, length, addressOf),
-    // What may be seen once is not for a machine that keeps its inbox.
+    // View-once files are left out, since this machine keeps its inbox.
     attachments: data.isViewOnce ? [] : data.attachments.map(toAttachment),
     expiresInSeconds: data.expireTimer,
     isViewOnce: data.isViewOnce,
@@ -235,7 +235,7 @@ const wordsOf = ({ contact, pollCreate, sticker, preview }: wire.DataMessage): s
 
 const textOf = (value: wire.BodyRange["value"]) => (value.case === "mentionAci" ? value.value : "");
 
-/** Ranges come from the sender: what lies outside of the text is cut off or left out. */
+/** Ranges come from the sender: those that reach outside of the text are cut off or left out. */
 function toMentions(ranges: readonly wire.BodyRange[], textLength: number, addressOf: AddressOf): Mention[] {
   return ranges.flatMap(({ start, length: wanted, value }): Mention[] => {
     const aci = value.case === "mentionAciBinary" ? toAci(value.value, "") : toAci(null, textOf(value));
@@ -255,7 +255,7 @@ const toAttachment = (pointer: wire.AttachmentPointer): TextContent["attachments
   isLongText: isLongText(pointer),
 });
 
-/** What people write, whether as a message or as an edit of one. */
+/** The data message of a message or of an edit; undefined for other contents. */
 export function dataOf({ content: { case: kind, value } }: wire.Content): wire.DataMessage | undefined {
   return kind === "dataMessage" ? value : kind === "editMessage" ? value.dataMessage : undefined;
 }

@@ -30,7 +30,7 @@ export type Bytes = Uint8Array<ArrayBuffer>;
 
 export type OwnName = "aci" | "pni";
 
-/** One identity of the account: keys and sessions belong to it. */
+/** An identity of the account, with keys and sessions of its own. */
 export type Own = {
   readonly name: OwnName;
   /** `<uuid>`, or `PNI:<uuid>`. */
@@ -60,7 +60,7 @@ export type NativeAccount = {
 
 // --- the line to the chat server
 
-/** One delivery. `ack` may be called once; it never throws. */
+/** A delivery of the chat server. `ack` may be called once; it never throws. */
 export type Incoming = { readonly bytes: Bytes; readonly serverAt: Millis | null; readonly ack: () => void };
 
 export type ServiceRequest = {
@@ -76,16 +76,16 @@ export type ServiceReply = { readonly status: number; readonly json: unknown; re
 
 export type ChatLine = {
   take(): Incoming | undefined;
-  /** To be taken again, first. */
+  /** Puts deliveries in front of all others, to be taken again. */
   putBack(deliveries: readonly Incoming[]): void;
   /** Resolves to true when something has arrived; false when the line is lost, `ms` have passed or `signal` aborts. */
   wait(ms: Millis, signal: AbortSignal): Promise<boolean>;
   fault(): BridgeError | null;
   /** @throws BridgeError `signal_unreachable` when the line was lost before, `send_uncertain` when it broke under the request, `outdated` */
   request(what: ServiceRequest): Promise<ServiceReply>;
-  /** As `request`, on the unauthenticated connection; null when there is none, and nothing went out. */
+  /** Like `request`, on the unauthenticated connection; resolves to null, with nothing sent, when there is none. */
   sealedRequest(what: ServiceRequest): Promise<ServiceReply | null>;
-  /** For the calls that libsignal has of its own (upload form). */
+  /** For requests that libsignal has calls of its own for (upload form). */
   readonly connection: AuthenticatedChatConnection;
   [Symbol.asyncDispose](): Promise<void>;
 };
@@ -140,18 +140,19 @@ export type GroupState = {
   readonly id: string;
   readonly revision: number;
   readonly title: string;
-  /** Full members, ourselves included; invited and asking ones get nothing. */
+  /** Full members, ourselves included; people who are invited, or ask to join, get nothing. */
   readonly members: readonly GroupMember[];
   readonly expiresInSeconds: number;
-  /** Only admins may write; no member at all. */
+  /** Only admins may write. */
   readonly isAnnouncementsOnly: boolean;
+  /** No member may write any more. */
   readonly isTerminated: boolean;
 };
 
 export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
 
 /**
- * Null when we are no member or the group is gone.
+ * Resolves to null when we are no member or the group is gone.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` `signal_protocol`
  */
 export type FetchGroup = (who: GroupAccount, masterKey: Uint8Array, signal: AbortSignal) => Promise<GroupState | null>;
@@ -162,26 +163,26 @@ export type KnownGroup = {
   readonly state: Omit<GroupState, "members"> & { readonly members: readonly Omit<GroupMember, "profileKey">[] };
 };
 
-/** A message in a group, as far as its sender's right to write there goes. */
+/** The facts about a message in a group that decide whether its sender may write there. */
 export type GroupClaim = {
   readonly groupId: string;
   readonly masterKey: Bytes;
   readonly revision: number;
-  /** What only an admin may do, such as deleting what others wrote. */
+  /** The message does something that only an admin may do, such as deleting what others wrote. */
   readonly isAdminOnly: boolean;
 };
 
-/** Deliveries that wait for their group, by its id. */
+/** Deliveries that wait until their group is known, by the group's id. */
 export type Waiting = Map<string, { readonly claim: GroupClaim; readonly deliveries: Incoming[]; isAsked: boolean }>;
 
 export type GroupKeeper = {
-  /** Whether `aci` may do so there; a person who left still has the key. `unknown`: only the server can tell. */
+  /** Whether `aci` may write such a message; a person who left still has the group's key. `unknown`: only the server can tell. */
   standing(claim: GroupClaim, aci: string): "member" | "stranger" | "blocked" | "unreadable" | "unknown";
-  /** Afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup` */
+  /** Asks the server; afterwards `standing` of this claim is never `unknown`. @throws BridgeError those of `FetchGroup` */
   learn(claim: GroupClaim, signal: AbortSignal): Promise<void>;
-  /** For an hour, or until it is learnt after all, what claims to be of this group is `unreadable`. */
+  /** Makes `standing` answer `unreadable` for this group for an hour, or until `learn` succeeds. */
   giveUp(claim: GroupClaim): void;
-  /** @throws BridgeError `send_rejected` when it is unknown or we are no member, and those of `FetchGroup` */
+  /** @throws BridgeError `send_rejected` when the group is unknown or we are no member, and those of `FetchGroup` */
   load(groupId: string, signal: AbortSignal): Promise<KnownGroup>;
 };
 
@@ -199,7 +200,7 @@ export type NativeDeps = {
   readonly userAgent: string;
 };
 
-/** Who may write; whose the numbers are the phone, the storage service and contact discovery are asked. */
+/** The allow list. The phone, the storage service and contact discovery are asked for the accounts behind `allowedNumbers`. */
 export type NativeAllow = { readonly isAllowed: IsAllowed; readonly allowedNumbers: readonly string[] };
 
 /** Our half of the sessions with others, in memory until their commit. */
@@ -209,9 +210,9 @@ export type Ratchets = {
   devices(own: OwnName, serviceId: string): number[];
   session(own: OwnName, serviceId: string, deviceId: number): SessionRecord | null;
   putSession(own: OwnName, serviceId: string, deviceId: number, record: SessionRecord | null): void;
-  /** Adds a statement of the caller to the commit. */
+  /** Adds `work`, a statement of the caller, to the commit. */
   later(work: () => void): void;
-  /** What SQLite said when it failed under a callback of libsignal. */
+  /** SQLite's error, if it failed under a callback of libsignal; else null. */
   fault(): unknown;
 };
 
@@ -221,38 +222,38 @@ export type NativeContext = NativeDeps &
   NativeAllow & {
     readonly net: Net;
     readonly trustRoots: readonly PublicKey[];
-    /** Of the account's rows, which `reload` reads anew. @throws BridgeError `not_linked` */
+    /** The account as its rows have it; `reload` reads them anew. @throws BridgeError `not_linked` */
     readonly account: () => NativeAccount;
     readonly reload: () => void;
     /** @throws BridgeError `signal_unreachable` while there is none */
     readonly line: () => ChatLine;
     readonly closing: () => AbortSignal;
-    /** Held for the ratchet and its commit, never over the network. */
+    /** Held while a ratchet moves and is committed, never during a call over the network. */
     readonly lock: Lock;
     /**
-     * Runs a work on the ratchets under the lock, and resolves when what it did is committed; what one that throws did is dropped.
-     * Works that wait at the same time share one commit, which waits for the disk once: a message and its transcript, a receipt and a
-     * read mark.
+     * Runs `work` on the ratchets under the lock, and resolves when its changes are committed; if it throws, they are dropped.
+     * Works that wait at the same time share one commit, which waits for the disk once: a message and its transcript, a receipt
+     * and a read mark.
      */
     readonly withRatchets: <T>(work: (ratchets: Ratchets) => Promise<T> | T) => Promise<T>;
-    /** Whether that person may still be asked to send again, and may ask us. */
+    /** Whether a person may still be asked to send again (`mayAsk`), and may still ask us (`mayAnswer`). */
     readonly mayAsk: (who: string) => boolean;
     readonly mayAnswer: (who: string) => boolean;
     readonly certificate: () => Promise<SenderCertificate | null>;
     readonly groups: GroupKeeper;
-    /** The server's clock as far as it is known, else our own: a machine whose clock is off must not forget what arrives. */
+    /** The server's clock as far as it is known, else our own, so that a machine whose clock is off does not discard what arrives. */
     readonly now: () => Millis;
     /** Tells the owner with the next batch, each code once a day. */
     readonly notify: (notice: Notice) => void;
-    /** Does it after a wait, if the connection holds that long. */
+    /** Runs `work` after `waitMs`, if the connection holds that long. */
     readonly later: (waitMs: Millis, work: () => Promise<void>) => void;
-    /** Monotonic times of what must not be done often. */
+    /** Monotonic times of the last request to sync, push challenge and look-up of numbers, none of which may be frequent. */
     readonly last: { askedAt: Millis; pushedAt: Millis; lookedUpAt: Millis };
     /** Monotonic times before which an owed message is not tried again, by its recipient and timestamp. */
     readonly dueAt: Map<string, Millis>;
     /** Strictly increasing, near the server's clock. */
     readonly freshTimestamp: () => Millis;
-    /** A peer shows another identity key than before: it was reinstalled, or the line is listened to. */
+    /** Called when a peer shows another identity key than before: it was reinstalled, or the line is listened to. */
     readonly onIdentityChange: () => void;
   };
 

@@ -1,5 +1,5 @@
 /**
- * One delivery, opened: who sent it, and the plaintext. Touches the overlay, and nothing else.
+ * Opens one delivery: its sender, and the plaintext. Changes the overlay, and nothing else.
  *
  *   envelope ─▶ which of our identities? ─▶ type 1, 3: ratchet · 6: sealed, certificate checked, then ratchet or sender key
  *                                          · 8: a request to send again
@@ -14,14 +14,14 @@ import { toAci } from "./ids.ts";
 import { type Envelope, Envelope_Type } from "./proto/signal_pb.ts";
 import type { Overlay } from "./key-store.ts";
 
-/** What is known of a message before, or without, its decryption. */
+/** The facts about a message that are known before, or without, its decryption. */
 export type Sealing = {
   /** Null while a sealed envelope has not been opened. */
   aci: string | null;
   deviceId: number;
   number: string | null;
   isSealed: boolean;
-  /** 1: the sender answers a request to send again. 2: its loss matters to no person. Unsealed ones count as 1. */
+  /** 1: the sender answers a request to send again. 2: its loss matters to no person. Unsealed messages count as 1. */
   hint: number;
   groupId: Bytes | null;
   /** The inner ciphertext, for a request to send again; null where there is none. */
@@ -50,7 +50,7 @@ function destinationOf(envelope: Envelope, { aci, pni }: NativeAccount): Own | n
 }
 
 const { Whisper, PreKey, SenderKey, Plaintext } = libsignal.CiphertextMessageType;
-/** Numbered otherwise than what is inside a seal. */
+/** The types of unsealed messages, which are numbered otherwise than those inside a seal. */
 const openTypes = new Map<Envelope_Type, CipherType>([
   [Envelope_Type.DOUBLE_RATCHET, Whisper],
   [Envelope_Type.PREKEY_MESSAGE, PreKey],
@@ -58,8 +58,8 @@ const openTypes = new Map<Envelope_Type, CipherType>([
 ]);
 
 /**
- * The plaintext, or why it is none of ours. Fills `sealing` as soon as something is known, so that a failure can be answered; `at`
- * is when the server received it. @throws what libsignal throws
+ * Resolves to the plaintext, or to the reason why the envelope is not for us. Fills `sealing` as soon as its facts are known,
+ * so that a failure can be answered; `at` is when the server received the envelope. @throws what libsignal throws
  */
 export async function decrypt(who: Who, envelope: Envelope, at: Millis, sealing: Sealing): Promise<Plain | string> {
   const { overlay } = who;
@@ -82,14 +82,14 @@ type Inner = libsignal.UnidentifiedSenderMessageContent;
 
 export const unknownType = "unknown type of message";
 
-/** Null when all is well. libsignal opens a seal without looking at the certificate: a forger is told apart here, and only here. */
+/** Checks the certificate; null when it is good. libsignal opens a seal without that check, so that only this one stops a forger. */
 function readSeal({ account, trustRoots }: Who, own: Own, inner: Inner, at: Millis, sealing: Sealing): string | null {
   const certificate = inner.senderCertificate();
   const [aci, number] = [certificate.senderAci()?.getServiceIdString() ?? null, certificate.senderE164()];
   const seal = { isSealed: true, hint: inner.contentHint(), groupId: inner.groupId() };
   Object.assign(sealing, { aci, number, deviceId: certificate.senderDeviceId(), ...seal } satisfies Partial<Sealing>);
   if (!certificate.validateWithTrustRoots([...trustRoots], at)) {
-    // It may name its signer by a number that this version of libsignal has no key for.
+    // A certificate may name its signer by a number that this version of libsignal has no key for.
     const signer = readOrNull(() => certificate.serverCertificate().keyId());
     return signer === null ? "signed by an unknown key: update signalman" : "forged or expired certificate";
   }

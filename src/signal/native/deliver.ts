@@ -1,12 +1,12 @@
 /**
- * One content to all devices of one account.
+ * Delivers one content to all devices of one account.
  *
  *   encrypt for each device with a session, COMMIT ─▶ PUT ─▶ 200 done
  *        ▲          └ none: bundles of all               ├ 401 seal refused: once more, unsealed
  *        └── 409, 410: sessions deleted, bundles fetched ◀┘
  *
- * Sessions are committed before anything goes out: a message key may be burnt, never used twice. The server delivers to all
- * devices or to none. **Source:** `docs/signal-protocol.md`, "Sending".
+ * Sessions are committed before anything goes out: a message key may be wasted, but is never used twice. The server delivers to
+ * all devices or to none. **Source:** `docs/signal-protocol.md`, "Sending".
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import { ProfileKey } from "@signalapp/libsignal-client/zkgroup.js";
@@ -24,15 +24,15 @@ import { ask, isGood } from "./server.ts";
 const roundsMax = 5;
 /** A certificate is renewed when it has less than this left. */
 const certificateMinMs: Millis = 3_600_000;
-/** A refused seal means a wrong key or a person who is gone or registered anew; either may have passed after so long. */
+/** A refused seal (wrong key, or a person who left or registered anew) is tried again after this, since the cause may have passed. */
 const sealedAgainMs: Millis = 24 * 3_600_000;
 /** A push to the owner's phone settles a challenge within seconds, or not at all. */
 const pushWaitMs: Millis = 30_000;
 const pushEveryMs: Millis = 600_000;
 
 /**
- * `isUrgent` wakes a phone; `isOnline`: only for who is connected right now. `hint`: 0 default, 1 we can send it again, 2 its loss
- * matters to no person. What is logged can be asked for again.
+ * `isUrgent` wakes a phone; `isOnline` reaches only devices that are connected right now. `hint`: 0 default, 1 we can send it
+ * again, 2 its loss matters to no person. A content that `isLogged` can be asked for again.
  */
 const kinds = {
   message: { isUrgent: true, isOnline: false, hint: 1, isLogged: true },
@@ -60,7 +60,7 @@ type Bundles = readonly libsignal.PreKeyBundle[];
 type Seal = { readonly header: [string, string]; readonly certificate: libsignal.SenderCertificate };
 
 /**
- * Resolves when the server has it for every device of the recipient; true when it went sealed.
+ * Resolves when the server has the parcel for every device of the recipient; to true when it went sealed.
  * @throws BridgeError `unregistered` `untrusted_identity` `send_rejected` `captcha` `signal_rate_limited` `send_uncertain`
  *   `signal_unreachable` `signal_protocol` `database`
  */
@@ -99,10 +99,10 @@ const requestSealed = (
   { header }: Seal,
 ): Promise<ServiceReply | null> => context.line().sealedRequest({ ...request, headers: [header] });
 
-/** Encrypted, with the sessions committed: it may go out. */
+/** An encrypted parcel whose sessions are committed, so that it may go out. */
 type Sealed = { readonly seal: Seal | null; readonly messages: readonly object[] };
 
-/** The first half of `deliver`, which takes it. @throws BridgeError as `deliver` */
+/** The first half of `deliver`, which takes its result as `given`. @throws BridgeError as `deliver` */
 export async function prepare(
   context: NativeContext,
   parcel: Parcel,
@@ -115,7 +115,7 @@ export async function prepare(
   return { seal, messages };
 }
 
-/** As `deliver`, with a timestamp of its own: for what is never repeated. */
+/** Delivers a parcel that is never repeated, under a timestamp of its own. */
 export const deliverOnce = (context: NativeContext, parcel: Omit<Parcel, "timestamp">): Promise<boolean> =>
   deliver(context, { ...parcel, timestamp: context.freshTimestamp() });
 
@@ -143,7 +143,7 @@ const bundle = v.object({
 });
 const bundleList = v.object({ identityKey: publicKey, devices: v.array(bundle) });
 
-/** Bundles are rationed by the server: none is fetched for a device that has a session. */
+/** The server rations bundles, so that none is fetched for a device that has a session. */
 async function fetchBundles(context: NativeContext, to: string, wanted: Wanted, seal: Seal | null): Promise<Bundles> {
   const { aci, deviceId: ownId } = context.account();
   const bundles: libsignal.PreKeyBundle[] = [];
@@ -227,7 +227,7 @@ function toEncryptError(ratchets: Ratchets, cause: unknown): BridgeError {
 const ids = v.optional(v.array(v.number()), []);
 const mismatch = v.object({ missingDevices: ids, extraDevices: ids, staleDevices: ids });
 
-/** Takes the server's word about a recipient's devices; gives those whose bundles are needed now. */
+/** Applies the server's changes to a recipient's devices; resolves to those whose bundles are needed now. */
 async function adjust(context: NativeContext, to: string, reply: ServiceReply): Promise<readonly number[]> {
   const parsed = v.safeParse(mismatch, reply.json);
   const isGone = reply.status === 410 && !(parsed.success && parsed.output.staleDevices.length > 0);
@@ -241,7 +241,7 @@ async function adjust(context: NativeContext, to: string, reply: ServiceReply): 
   return [...missingDevices, ...staleDevices];
 }
 
-/** 503: read-only for now, surely not taken; 508: the server's last word. */
+/** 503: the server is read-only for now, and surely did not take the message; 508: it refuses the message for good. */
 const codes = new Map<number, ErrorCode>([
   [404, "unregistered"],
   [428, "captcha"],
@@ -250,7 +250,7 @@ const codes = new Map<number, ErrorCode>([
   [508, "send_rejected"],
 ]);
 
-/** What an answer that is none of the expected ones means. A rate limit is the recipient's, a challenge the account's. */
+/** The error for an unexpected answer. A rate limit concerns the recipient, a challenge the account. */
 async function refusal(context: NativeContext, { status, json, retryAfterMs }: ServiceReply, what: string) {
   const message = `Cannot ${what} as the server answered ${status}`;
   if (status === 428 && (await pushChallenge(context, json)))
@@ -266,10 +266,10 @@ async function refusal(context: NativeContext, { status, json, retryAfterMs }: S
 
 const challenge = v.object({ token: v.string(), options: v.optional(v.array(v.string()), []) });
 
-/** True when the owner's phone was asked to settle the challenge; at most every ten minutes, else a person must. */
+/** True when the owner's phone was asked to settle the challenge; at most every ten minutes, else a person must settle it. */
 async function pushChallenge({ database, clock, line, last }: NativeContext, json: unknown): Promise<boolean> {
   const asked = v.safeParse(challenge, json);
-  // The answer to a wrong solution has no token: the one at hand stays good.
+  // The answer to a wrong solution has no token, so that the stored one stays good.
   if (!asked.success) return false;
   database.run("UPDATE signal_account SET challenge = ?", asked.output.token);
   if (!asked.output.options.includes("pushChallenge") || clock.monotonic() - last.pushedAt < pushEveryMs) return false;
@@ -295,7 +295,7 @@ export function certificateKeeper({ line, now, log }: KeeperDeps): NativeContext
   };
   return async () => {
     if (kept !== null && kept.expiration() - now() > certificateMinMs) return kept;
-    // All members of a group ask at once.
+    // The deliveries to all members of a group ask at once, and share one request.
     return (asking ??= fetch().finally(() => (asking = null)));
   };
 }

@@ -52,7 +52,7 @@ export function groupFetcher(service: Hosts, request: ChatLine["request"], now: 
       const url = `${service.storageUrl}/v2/groups`;
       const headers = { authorization: `Basic ${toBase64(utf8(login))}` };
       const answer = await service.fetch({ method: "GET", url, headers, bytesMax, timeoutMs, signal });
-      // 403 says "no member" and "bad credential" alike: only with a fresh credential is it the former.
+      // 403 means "no member" or "bad credential"; with a fresh credential it can only mean "no member".
       if (answer.status === 403 && isCached) {
         cached = null;
         continue;
@@ -67,8 +67,9 @@ export function groupFetcher(service: Hosts, request: ChatLine["request"], now: 
 const daily = v.object({ credential: v.pipe(v.string(), v.base64()), redemptionTime: v.number() });
 const credentialsSchema = v.object({ pni: v.nullish(v.string()), credentials: v.array(daily) });
 
-/** A week may be had at once, but the server counts it from its own day: one day leaves room for a clock that is ahead. */
 type Operations = zkgroup.ClientZkAuthOperations;
+
+/** The server gives a week of credentials, counted from its own day; asking for one leaves room for a clock that is ahead. */
 async function fetchCredential(
   operations: Operations,
   request: ChatLine["request"],
@@ -114,7 +115,7 @@ function toState(secrets: zkgroup.GroupSecretParams, body: Bytes): GroupState {
 function toMember(cipher: zkgroup.ClientZkGroupCipher, member: wire.Group["members"][number]): GroupMember | null {
   const id = cipher.decryptServiceId(new zkgroup.UuidCiphertext(owned(member.userId)));
   if (!(id instanceof Aci)) return null;
-  // Without it only the sealed-sender route to this member is lost.
+  // A profile key that does not decrypt costs only the sealed-sender route to this member.
   const profileKey = readOrNull(() => {
     const sealed = new zkgroup.ProfileKeyCiphertext(owned(member.profileKey));
     return owned(cipher.decryptProfileKey(sealed, id).serialize());
@@ -132,7 +133,7 @@ const guard = <T>(why: string, read: () => T): T =>
 
 type KeeperDeps = Pick<NativeContext, "database" | "now" | "account"> & {
   readonly fetchGroup: FetchGroup;
-  /** What else there is to know of the members; `isNew`: one was not there before. Never rejects. */
+  /** Learns more about the members; `isNew`: the group has a member that it did not have before. Never rejects. */
   readonly learnMore: (state: GroupState, isNew: boolean) => Promise<void>;
 };
 type Row = Record<"masterKey", Bytes> &
@@ -155,7 +156,7 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
     const before = new Set(find(groupId)?.state?.members.map(({ aci }) => aci));
     const state = await fetchGroup(who, masterKey, signal);
     if (state === null) {
-      // We are out: who was in it with us counts no more.
+      // We are no member any more, so the stored list of members counts no more.
       database.run("UPDATE signal_groups SET state = NULL WHERE group_id = ?", groupId);
       return null;
     }
@@ -170,7 +171,7 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
       if (row?.isBlocked === 1) return "blocked";
       const state = row?.state ?? null;
       const isGivenUp = now() - (unreadable.get(claim.groupId) ?? -Infinity) < givenUpForMs;
-      // A person who was removed still names the revision from before: the newest that any member spoke of counts.
+      // A removed person still names the revision from before, so the newest that any member named counts.
       const revision = Math.max(claim.revision, row?.revision ?? 0);
       if (!asked.has(nameOf(claim.groupId, revision)) && (state === null || state.revision < revision))
         return isGivenUp ? "unreadable" : "unknown";
@@ -179,7 +180,7 @@ export function keepGroups({ database, now, account, fetchGroup, learnMore }: Ke
       return member === undefined || (isAdminNeeded && !member.isAdmin) ? "stranger" : "member";
     },
     async learn(claim, signal) {
-      // What was known before a newer revision is no answer: it may be the one that put the sender out.
+      // The stored state does not answer for a newer revision, which may be the one that removed the sender.
       await refresh(claim.groupId, claim.masterKey, signal);
       if (asked.size >= askedMax) asked.clear();
       asked.add(nameOf(claim.groupId, Math.max(claim.revision, find(claim.groupId)?.revision ?? 0)));
@@ -211,14 +212,14 @@ function save(database: Database, groupId: string, masterKey: Bytes, state: Grou
   }
 }
 
-// --- the names of members, as their profiles have them: what one of them says goes to Claude with a name before it
+// --- the names of members, as their profiles have them: Claude reads a member's message with the name before it
 
-/** Asked for at once; of a larger group the rest is named when it is fetched again. */
+/** Names asked for at once; those missing in a larger group are asked for when it is fetched again. */
 const namesMax = 20;
 
 const profile = v.object({ name: v.string() });
 
-/** Of members without one; a name that cannot be had is no reason to fail. */
+/** Asks for the names of members without one; a failure leaves a member nameless. */
 export async function learnNames(
   { members }: GroupState,
   database: Database,

@@ -29,13 +29,13 @@ export { signalSchema as schema } from "./tables.ts";
 type NativePlace = Omit<NativeDeps, "service"> & {
   /** `production`, or the path of a service file. */
   readonly signalService: string;
-  /** Of our own, where programs may be executed: holds libsignal's addon. */
+  /** Holds libsignal's addon: a folder of our own, from which programs may be executed. */
   readonly libraryFolder: string;
   /** `http://` or `https://`, for all of Signal's hosts; null: none. A service on loopback is reached directly. */
   readonly proxy: string | null;
 };
 
-/** Over the account that `link` left in the database; nothing is asked of Signal before `connect`. @throws BridgeError `config` `unsupported` */
+/** Opens the account that `link` left in the database; asks Signal nothing before `connect`. @throws BridgeError `config` `unsupported` */
 export async function open({
   isAllowed,
   allowedNumbers,

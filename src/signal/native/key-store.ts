@@ -4,9 +4,9 @@
  *   libsignal (async callbacks) ─▶ draft ─keep─▶ kept ─write─▶ SQLite (one synchronous transaction of the caller)
  *                                    └──drop──▶ ∅
  *
- * A SQLite transaction of ours must never span an `await`. So the callbacks read through and write into memory: `draft` holds
- * what one envelope did, `kept` what the batch did so far, and `write` puts all of it into the database at once, together with
- * whatever the caller adds to that transaction. Nothing is cached between overlays: a record is read and parsed in 5 µs.
+ * A SQLite transaction of ours must never span an `await`. Therefore the callbacks read through and write into memory: `draft`
+ * holds what one envelope did, `kept` what the batch did so far, and `write` puts all of it into the database at once, together
+ * with whatever the caller adds to that transaction. Overlays share no cache, since a record is read and parsed in 5 µs.
  *
  * libsignal turns every exception of a callback into the same kind of error and forgets the original. A missing or replayed
  * pre-key, which any stranger can provoke, must be told from a failing disk: only the latter sets `fault`.
@@ -43,7 +43,7 @@ const mark: Serial = { serialize: () => new Uint8Array() };
 const kyberUse = kind({ deserialize: () => mark }, "kyber_used", "own", "kyber_id", "signed_id", "base_key");
 
 type Key = readonly (string | number)[];
-/** `isNew`: not yet as the database has it. */
+/** `isNew`: the database does not have this record yet. */
 type Entry = {
   readonly kind: Kind<unknown>;
   readonly key: Key;
@@ -72,7 +72,7 @@ export function openOverlay(deps: OverlayDeps) {
   };
 }
 
-/** Works of one turn; more of them, and the first would wait long for its commit. */
+/** Works that share one commit; with more of them, the first would wait long for it. */
 const sharedMax = 32;
 
 export function shareCommits(deps: OverlayDeps, lock: Lock): NativeContext["withRatchets"] {
@@ -120,10 +120,10 @@ type Records = ReturnType<typeof openRecords>;
 
 function openRecords(database: Database, clock: Clock) {
   const layer = () => ({ entries: new Map<string, Entry>(), work: [] as (() => void)[] });
-  /** With what the database has, as far as it was asked: it changes by `write` alone while an overlay is at work. */
+  /** Also holds the records read from the database, which only `write` changes while an overlay is at work. */
   const kept = layer();
   let draft = layer();
-  // Each kind has SQL of its own, and thereby a name of its own.
+  // The SQL of a kind is unique, so that it names the kind.
   const nameOf = (kind: Kind<unknown>, key: Key) => `${kind.select} ${key.join(" ")}`;
   let fault: unknown = null;
   const guarded = <T>(look: () => T): T => {
@@ -173,14 +173,14 @@ function openRecords(database: Database, clock: Clock) {
     later: (work: () => void): void => void draft.work.push(work),
     keep,
     drop: (): void => void (draft = layer()),
-    /** Inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
+    /** Runs inside a transaction of the caller. Leaves the overlay as it is, so that a transaction that failed has lost nothing. */
     write,
     commit: (): void => database.transaction(write),
     fault: () => fault,
   };
 }
 
-/** libsignal asks for subclasses; closures on the prototype do as well. */
+/** libsignal asks for subclasses of its stores; objects with their prototype, made of closures, do as well. */
 const extend = <T extends object>(base: { readonly prototype: T }, methods: Partial<T>): T =>
   Object.assign(Object.create(base.prototype) as T, methods);
 
@@ -221,7 +221,7 @@ function identityStore(records: Records, own: Own, { onIdentityChange }: Overlay
       for (const other of records.devices(own.name, serviceId)) {
         const old = records.get(session, [own.name, serviceId, other]);
         if (other === deviceId || old === null) continue;
-        // A copy, as the draft may be dropped.
+        // The change goes into a copy, as the draft may be dropped.
         const copy = session.parse(old.serialize());
         copy.archiveCurrentState();
         records.put(session, [own.name, serviceId, other], copy);
@@ -232,7 +232,7 @@ function identityStore(records: Records, own: Own, { onIdentityChange }: Overlay
   });
 }
 
-/** Saving never happens here: only `keys.ts` makes pre-keys. */
+/** These stores save no pre-keys, since only `keys.ts` makes them. */
 const preKeyStores = (records: Records, own: OwnName) => ({
   preKeys: extend(libsignal.PreKeyStore, {
     getPreKey: async (id) => found(records.get(preKey, [own, id])),

@@ -1,5 +1,5 @@
 /**
- * Our pre-keys: what others need to write to us first.
+ * Our pre-keys, which others need to write to us first.
  *
  * Rows are committed before they are uploaded: the other order would leave the server handing out keys that we cannot use. An
  * upload replaces the one-time lists on the server, yet a peer may have fetched a key just before: superseded rows are kept for a
@@ -15,13 +15,13 @@ import { putRow } from "./tables.ts";
 import { answerOf, ask, isGood, refused } from "./server.ts";
 
 export const keyIdMax = 0xffffff;
-/** One upload, of each kind. The server takes no more. */
+/** Keys of each kind in one upload; the server takes no more. */
 const batchSize = 100;
-/** Below this the lists are filled up again. **Source:** mautrix-signal pkg/signalmeow/keys.go (50). */
+/** When the server has fewer keys than this, the lists are filled up again. **Source:** mautrix-signal pkg/signalmeow/keys.go (50). */
 const countMin = 50;
 const dayMs: Millis = 86_400_000;
 const rotateAfterMs: Millis = 2 * dayMs;
-/** Superseded one-time keys are kept so long, and never fewer than so many. */
+/** Superseded one-time keys are kept for this long, and the newest `oneTimeKept` keys always. */
 const oneTimeKeptMs: Millis = 90 * dayMs;
 const oneTimeKept = 200;
 const signedKeptMs: Millis = 30 * dayMs;
@@ -54,7 +54,7 @@ export const toUpload = (key: Signed | Kyber) => ({
 
 type NewOwn = Pick<Own, "name" | "serviceId" | "identity" | "registrationId"> & { readonly nextId: number };
 
-/** A new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
+/** Saves a new identity of ours with its standing keys, in the place of an old one. Inside a transaction of the caller. */
 export function saveOwn(database: Database, own: NewOwn, keys: StandingKeys, at: Millis): void {
   const { name, serviceId, identity, registrationId, nextId } = own;
   const row = { own: name, service_id: serviceId, identity: identity.serialize(), registration_id: registrationId };
@@ -82,9 +82,9 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
  * Fills the one-time lists up to 100 when the server has few left, and replaces the standing keys when they are two days old.
- * One-time lists always go along: some servers take an absent list for an empty one.
+ * The one-time lists always go along, since some servers take an absent list for an empty one.
  * @returns true when something was uploaded
- * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
+ * @throws BridgeError `signal_protocol` when the server refuses, and those of `ChatLine.request`
  */
 export async function refreshKeys({ database, now, log }: KeyDeps, line: ChatLine, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));
@@ -101,7 +101,7 @@ export async function refreshKeys({ database, now, log }: KeyDeps, line: ChatLin
   const json = database.transaction(() => makeAndSave(database, own, isRotating, at));
   const reply = await line.request(ask.uploadKeys(own.name, json));
   if (isGood(reply)) return true;
-  // The rotation did not take place: the next round makes it up.
+  // The rotation did not take place, so that the next round repeats it.
   if (isRotating) database.run("UPDATE signal_own SET rotated_at = 0 WHERE own = ?", own.name);
   throw refused("upload pre-keys", reply);
 }
@@ -126,7 +126,7 @@ function makeAndSave(database: Database, { name: own, identity }: Own, isRotatin
   };
 }
 
-/** One counter for all kinds: ids stay unique, and wrap after 16 million. Inside a transaction of the caller. */
+/** Takes ids from one counter for all kinds: they stay unique, and wrap after 16 million. Inside a transaction of the caller. */
 function takeIds(database: Database, own: OwnName, count: number): () => number {
   const row = database.get<{ next: number }>("SELECT next_id AS next FROM signal_own WHERE own = ?", own);
   let next = row === undefined || row.next + count > keyIdMax ? 1 : row.next;

@@ -7,8 +7,9 @@
  *   connect ─▶ receive: wait · open (lock taken) ─▶ [caller commits] ─▶ ack (acks out, lock released, jobs queued)
  *                  └ quiet: keep-alive at most every 30 s                    upkeep: at connecting, and every hour
  *
- * One lock guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
- * session between reading and commit; sends that wait for it share a commit; no network call is made under it. Import this file after `loadLibsignal`.
+ * A single lock guards the ratchets. A batch holds it from the first decryption until its `ack`, so that no send can move a
+ * session between reading and commit; sends that wait for it share a commit; no network call is made under it. Import this file
+ * after `loadLibsignal`.
  */
 import { PublicKey } from "@signalapp/libsignal-client";
 import { BuildVariant, Net } from "@signalapp/libsignal-client/dist/net.js";
@@ -42,7 +43,7 @@ import { openOverlay, shareCommits } from "./key-store.ts";
 import { readAgain } from "./storage.ts";
 import { answerChallenge, maintain, retryLimiter, runJob } from "./upkeep.ts";
 
-/** When quiet, the server is asked this often whether it is still there. */
+/** How often a quiet server is asked whether it is still there. */
 const proofEveryMs: Millis = 30_000;
 const maintainEveryMs: Millis = 3_600_000;
 const skewMsMax: Millis = 300_000;
@@ -51,7 +52,7 @@ const noticeEveryMs: Millis = 24 * 3_600_000;
 
 export type NativeTransport = Transport & {
   readonly answerChallenge: (captcha: string) => Promise<void>;
-  /** Resolves when the work that was begun behind receiving and sending (keys, receipts to ask again, contacts) is done. */
+  /** Resolves when the background work that was begun (keys, receipts, requests to send again, contacts) is done. */
   settled(): Promise<void>;
 };
 
@@ -65,7 +66,7 @@ function openNet({ service, userAgent }: NativeDeps): Net {
 export const linkNative = (deps: NativeDeps, onReplaced = (): void => undefined): Link =>
   makeLink({ ...deps, net: openNet(deps), onReplaced });
 
-/** All that changes while the transport lives; times are monotonic. */
+/** The state that changes while the transport lives; times are monotonic. */
 const freshState = () => ({
   account: null as NativeAccount | null,
   line: null as ChatLine | null,
@@ -75,12 +76,12 @@ const freshState = () => ({
   held: null as { readonly batch: Batch; readonly opened: Opened; readonly release: () => void } | null,
   provedAt: -Infinity,
   maintainAt: -Infinity,
-  /** What the server's clock said, and when. */
+  /** The server's clock as last heard, and when that was. */
   serverTime: null as { readonly ms: Millis; readonly at: Millis } | null,
-  /** Deliveries that wait for their group, and the asking. */
+  /** Deliveries that wait until their group is known, and the requests for those groups. */
   waiting: new Map() as Waiting,
   claims: Promise.resolve(),
-  /** For the next batch, and when each was told last. */
+  /** Notices for the next batch, and when each code was told last. */
   notices: [] as Notice[],
   toldAt: new Map<Notice["code"], Millis>(),
   jobs: Promise.resolve(),
@@ -140,7 +141,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
   const account = () => state.account ?? loadAccount(database);
   const learnMore = async (state: GroupState, isNew: boolean) => {
     await learnNames(state, database, request);
-    // Whether the owner has blocked one of them.
+    // The storage service tells whether the owner has blocked a new member.
     if (isNew) await tolerate(readAgain(context), () => undefined);
   };
   const onIdentityChange = () => log.warn("signal identity of a peer changed: reinstalled, or a listener in between");
@@ -165,7 +166,7 @@ function openContext(deps: NativeDeps & NativeAllow): Live {
     mayAnswer: retryLimiter(clock),
     certificate: certificateKeeper({ line, now, log }),
     groups: keepGroups({ database, now, account, fetchGroup: groupFetcher(service, request, now), learnMore }),
-    // A clock that ran ahead and was set back does not hold us in the future.
+    // After a clock that ran ahead is set back, timestamps follow it instead of staying in the future.
     freshTimestamp: () =>
       (lastTimestamp = lastTimestamp - now() > skewMsMax ? now() : Math.max(lastTimestamp + 1, now())),
     onIdentityChange,
@@ -210,7 +211,7 @@ function startUpkeep(context: Live): void {
 }
 
 function hearServerTime({ state, clock, log, notify, now }: Live, ms: Millis): void {
-  // The header of a delivery may be older than what is known.
+  // The header of a delivery may be older than the time that is known.
   if (state.serverTime !== null && ms <= now()) return;
   state.serverTime = { ms, at: clock.monotonic() };
   const skewMs = clock.now() - ms;
@@ -234,7 +235,7 @@ async function disconnect(state: State): Promise<void> {
 const batchOf = (state: State, batch: Omit<Batch, "notices">): Batch =>
   state.notices.length === 0 ? batch : { ...batch, notices: state.notices.splice(0) };
 
-/** The line is closed when it throws. */
+/** Closes the line when it throws. */
 async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): Promise<Batch> {
   const { state } = context;
   const { line } = state;
@@ -242,7 +243,7 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   if (context.clock.monotonic() >= state.maintainAt) startUpkeep(context);
   try {
     const hasCome = await line.wait(timeoutMs, signal);
-    // Disconnected meanwhile, by ourselves: what was not opened yet comes again.
+    // We disconnected meanwhile: deliveries that were not opened yet come again.
     const nothing = { envelopes: [], isProof: false, persist: null };
     if (state.line !== line) return nothing;
     if (hasCome) return await open(context, line);
@@ -255,7 +256,7 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   }
 }
 
-/** Opens what has arrived. The lock is held when it resolves, until `acknowledge`. */
+/** Opens the deliveries that have arrived, under the lock, which then stays held until `acknowledge`. */
 async function open(context: Live, line: ChatLine): Promise<Batch> {
   const { state } = context;
   const release = await context.lock();
@@ -283,7 +284,7 @@ function acknowledge(context: Live, batch: Batch, isCommitted: boolean): void {
     if (opened.isAccountChanged) context.reload();
     state.provedAt = clock.monotonic();
   }
-  // Nothing has happened: the same deliveries are opened anew. Should the line go first, the server brings them again.
+  // A failed commit has changed nothing: the same deliveries are opened anew. Should the line go first, the server brings them again.
   else giveBack(database, state.line, opened.deliveries);
   release();
   if (!isCommitted) return;
@@ -304,7 +305,7 @@ async function prove(context: Live, line: ChatLine): Promise<boolean> {
   return true;
 }
 
-/** One after the other, behind receiving and sending. A failure is noted: the next connect, or the next message, tries again. */
+/** Runs background work one after the other. A failure is logged: the next connect, or the next message, tries again. */
 function enqueue({ state, log, notify }: Live, work: () => Promise<void>): void {
   const putOff = ({ code, message: reason, hint }: BridgeError) => {
     log.info("background work put off", { code, reason });

@@ -1,5 +1,5 @@
 /**
- * Becoming a linked device.
+ * Makes this program a linked device.
  *
  *   provisioning socket ─▶ address ─▶ QR ─▶ (the phone scans) ─▶ keys ─▶ PUT link ─▶ ONE transaction ─▶ pre-keys
  *          └── closed before the scan: a new key, a new code                 └ another account, or device, before: wiped, unlinked
@@ -26,17 +26,18 @@ import { answerOf, ask, capabilities, isGood, refused } from "./server.ts";
 /** The server takes a sealed name of at most 225 bytes; sealing adds some sixty. */
 const nameLengthMax = 50;
 const nameBytesMax = 160;
-/** A code lives for 90 s; so many of them are 45 minutes. */
+/** A code lives for 90 s, so that this many last 45 minutes. */
 const codesMax = 30;
 
 type LinkDeps = NativeDeps &
   Pick<NativeContext, "net"> & {
-    /** Part of the transaction that puts another account in the place of the one before: whatever ends us afterwards, nothing of it is left. */
+    /** Runs in the transaction that replaces an earlier account, so that a crash afterwards leaves nothing of it. */
     readonly onReplaced: () => void;
   };
 
 /**
- * Yields the account once it is committed and its pre-keys are uploaded: others can write at once. An earlier account is replaced.
+ * Yields the account once it is committed and its pre-keys are uploaded, so that others can write at once. An earlier account
+ * is replaced.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` `signal_rate_limited` `rejected` `database`
  */
 export function makeLink(deps: LinkDeps): Link {
@@ -101,7 +102,7 @@ async function openCode({ net, clock }: LinkDeps, signal: AbortSignal) {
 function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: string) {
   const at = clock.now();
   const makeOwn = (name: OwnName, identity: libsignal.PrivateKey) => {
-    // Anywhere in the lower half of the range.
+    // Key ids start anywhere in the lower half of their range.
     let nextId = 1 + Math.floor(random() * (keyIdMax / 2));
     const keys = makeStandingKeys(identity, () => nextId++, at);
     // 14 bits, never 0.
@@ -127,7 +128,7 @@ function prepare({ clock, random }: LinkDeps, provision: Provision, deviceName: 
 
 type Pending = ReturnType<typeof prepare>;
 
-/** At most 50 characters, none of them in part. */
+/** Cuts a name to `nameLengthMax` characters and `nameBytesMax` bytes, without cutting a character. */
 function cutName(name: string): string {
   let cut = "";
   let length = 0;
@@ -169,7 +170,7 @@ const hints = new Map([
 ]);
 const expired = "The code has expired or was used: run `signalman link` again and scan the new code soon.";
 
-/** A device that is only forgotten would keep a place and a queue for weeks. @throws BridgeError also where it is gone already */
+/** Removes the earlier device, which would keep a place and a queue for weeks. @throws BridgeError also where it is gone already */
 async function unlink(deps: LinkDeps, earlier: NativeAccount, signal: AbortSignal): Promise<void> {
   await using line = await openLineOf(deps, earlier, signal);
   await line.request(ask.removeDevice(earlier.deviceId));
@@ -180,12 +181,12 @@ function openLineOf(deps: LinkDeps, account: NativeAccount, signal: AbortSignal)
   return openLine({ ...deps, onServerTime: nothing, notify: nothing }, account, signal);
 }
 
-/** What belongs to one device, and what to one account. */
+/** The tables that every link empties, and those that only the link of another account empties. */
 const deviceTables =
   "account own sessions pre_keys signed_pre_keys kyber_pre_keys kyber_used sender_keys owed send_log";
 const accountTables = "identities recipients groups seen attempts quarantine";
 
-/** All of the new account, and nothing of an earlier link. Inside a transaction of the caller. */
+/** Writes all rows of the new account, after deleting those of an earlier link. Inside a transaction of the caller. */
 function save({ database, clock }: LinkDeps, { provision, owns, password }: Pending, answer: Linked): void {
   const at = clock.now();
   const isSameAccount = readAccount(database)?.aci.serviceId === provision.aci;
@@ -203,7 +204,7 @@ function save({ database, clock }: LinkDeps, { provision, owns, password }: Pend
   }
 }
 
-/** @throws BridgeError those of the line; the next connect uploads what is missing */
+/** Uploads the pre-keys; the next connect uploads what is missing. @throws BridgeError those of the line */
 async function announceKeys(deps: LinkDeps, account: NativeAccount, signal: AbortSignal): Promise<void> {
   await using line = await openLineOf(deps, account, signal);
   const now = () => deps.clock.now();
@@ -222,7 +223,7 @@ function linkUrl(address: string, publicKey: libsignal.PublicKey): string {
   return `sgnl://linkdevice?uuid=${encodeURIComponent(address)}&pub_key=${key}&capabilities=`;
 }
 
-/** @throws BridgeError `signal_protocol` when it was not made for this key, was changed on the way, or lacks what a device needs */
+/** @throws BridgeError `signal_protocol` when `bytes` were not made for this key, were changed on the way, or lack what a device needs */
 export function openProvision(bytes: Uint8Array, ephemeral: libsignal.PrivateKey): Provision {
   const open = () => {
     const { body, publicKey } = fromBinary(wire.ProvisionEnvelopeSchema, bytes);

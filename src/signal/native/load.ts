@@ -1,9 +1,9 @@
 /**
  * libsignal: 25 MB of machine code that only the native transport needs.
  *
- * A file that uses values of it is imported after `loadLibsignal` alone. Run from source, the package finds its own addon. Into the
- * compiled program `build/libsignal.ts` embeds it as a file, opened by `openAddon`: Bun's own way would put it into a world-writable
- * temporary folder, and fails where that is missing or mounted noexec.
+ * Files that use its values are imported only after `loadLibsignal`. Run from source, the package finds its own addon.
+ * `build/libsignal.ts` embeds the addon into the compiled program as a file, which `openAddon` opens: Bun's own way would put
+ * it into a world-writable temporary folder, and fails where that is missing or mounted noexec.
  */
 import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import { reasonOf } from "./bytes.ts";
 
 let addonFolder: string | null = null;
 
-/** @throws BridgeError `config` when the folder cannot hold or execute it, `unsupported` when this machine cannot run it */
+/** @throws BridgeError `config` when the folder cannot hold or execute the addon, `unsupported` when this machine cannot run it */
 export async function loadLibsignal(folder: string): Promise<void> {
   addonFolder = folder;
   try {
@@ -23,7 +23,7 @@ export async function loadLibsignal(folder: string): Promise<void> {
   }
 }
 
-/** For the embedded build alone: the exports of the addon at `source`, whose file is removed again once it is loaded. */
+/** The exports of the addon at `source`, for the compiled program alone; the unpacked file is removed once it is loaded. */
 export function openAddon(source: string, sha256: string): unknown {
   if (addonFolder === null)
     throw new BridgeError("internal", "Cannot load libsignal as loadLibsignal was not called before");
@@ -44,13 +44,13 @@ export function unpackAddon(source: string, sha256: string, folder: string): str
   let fresh: string | null = null;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    // In a folder that others may write to, the fresh one itself could be swapped.
+    // Others must not write to this folder, since they could swap the fresh one in it.
     if (process.platform !== "win32" && (statSync(folder).mode & 0o077) !== 0) chmodSync(folder, 0o700);
     for (const name of readdirSync(folder)) if (isLeftBehind(name)) remove(join(folder, name));
     fresh = mkdtempSync(join(folder, `libsignal-${process.pid}-`));
     const path = join(fresh, "libsignal.node");
     const content = readFileSync(source);
-    // Not read back: no other user can write there, and a second copy would be the peak of the program's memory.
+    // The written file is not read back: no other user can write there, and a second copy would be the peak of the program's memory.
     if (createHash("sha256").update(content).digest("hex") !== sha256)
       throw new Error("the file does not have the expected SHA-256");
     writeFileSync(path, content, { mode: 0o700, flag: "wx" });
@@ -64,7 +64,7 @@ export function unpackAddon(source: string, sha256: string, folder: string): str
   }
 }
 
-/** The folder of a process that is gone, or a file of earlier versions, which kept the addon for the next start. */
+/** True for the folder of a process that is gone, or a file of earlier versions, which kept the addon for the next start. */
 function isLeftBehind(name: string): boolean {
   const pid = /^libsignal-(\d+)-\w{6}$/.exec(name)?.[1];
   if (pid === undefined) return /^libsignal-[0-9a-f]{16}\.node(\.[0-9a-f-]{36}\.tmp)?$/.test(name);

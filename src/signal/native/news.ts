@@ -1,7 +1,7 @@
 /**
- * What a content tells besides its message: keys, timers, group keys, settings of the account. Everything is written with the
- * batch; what needs the network becomes a `Job` for after the acknowledgement. Only people and groups on the allow list leave
- * a trace here: of the owner's other conversations nothing is remembered, the rest of the block list and read marks included.
+ * Takes what a content tells besides its message: keys, timers, group keys, settings of the account. All of it is written with
+ * the batch; work that needs the network becomes a `Job` for after the acknowledgement. Only people and groups on the allow
+ * list leave a trace here: the owner's other conversations are not remembered, nor the rest of the block list, nor read marks.
  */
 import * as libsignal from "@signalapp/libsignal-client";
 import type { Millis } from "../../core/model.ts";
@@ -16,7 +16,7 @@ import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.t
 import type { Overlay } from "./key-store.ts";
 
 export type Job = Readonly<
-  /** A pre-key was used up; the storage service has something new. */
+  /** `refreshKeys`: a pre-key was used up. `storage`: the storage service has something new. */
   | { kind: "refreshKeys" | "storage" }
   /** Ask the sender of an undecryptable message to send it again. */
   | { kind: "askAgain"; aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage }
@@ -28,7 +28,7 @@ export type Job = Readonly<
 
 export type Desk = ReceiveDeps & { readonly overlay: Overlay };
 
-/** However many keys were used, the lists are looked at once; a person gets one receipt for a batch. */
+/** Merges the jobs of a batch: the lists of keys are looked at once however many were used, and a person gets one receipt. */
 export function mergeJobs(jobs: readonly Job[]): Job[] {
   const merged = new Map<unknown, Job>();
   for (const job of jobs) {
@@ -69,7 +69,7 @@ export function takeNews(deps: Desk, content: wire.Content, sender: Sender, abou
   return quiet;
 }
 
-/** The master key is all that a send into the group needs; the rest is fetched with it. */
+/** Stores the master key, which is all that a send into the group needs; the rest is fetched with it. */
 function rememberGroup({ database, overlay }: Desk, data: wire.DataMessage, groupId: string | null): void {
   if (data.groupV2 === undefined || groupId === null) return;
   const { masterKey, revision } = data.groupV2;
@@ -78,7 +78,7 @@ function rememberGroup({ database, overlay }: Desk, data: wire.DataMessage, grou
   overlay.later(() => void database.run(sql, groupId, masterKey, revision));
 }
 
-/** From our own devices only: `readContent` has refused it from others. */
+/** Takes a sync message of our own devices: `readContent` has refused those of others. */
 function takeSync(deps: Desk, sync: wire.SyncMessage, sender: Sender, envelope: wire.Envelope): News {
   const { database, overlay, now, isAllowed } = deps;
   const { case: kind, value } = sync.content;
@@ -94,7 +94,7 @@ function takeSync(deps: Desk, sync: wire.SyncMessage, sender: Sender, envelope: 
       const aci = toAci(value.destinationServiceIdBinary, value.destinationServiceId);
       const isSelf = aci === sender.aci;
       if (groupId !== null) {
-        // The owner lets it ask (`/allow`): the answer goes there.
+        // A `/allow` of the owner in a group not yet allowed needs the group's key too, since the answer goes there.
         if (isAllowed(sender, groupId) || /^\s*[/／](?:dis)?allow\b/iu.test(data.body))
           rememberGroup(deps, data, groupId);
       } else if (aci !== null && (isSelf || isAllowed({ aci, number: findRecipient(database, aci).number }, null)))
@@ -131,14 +131,14 @@ function takeSync(deps: Desk, sync: wire.SyncMessage, sender: Sender, envelope: 
       return quiet;
     }
     case "pniChangeNumber":
-      // Only the phone may change the number.
+      // Only the phone, which is device 1, may change the number.
       return sender.deviceId === 1 ? changeNumber(deps, value, envelope) : quiet;
     default:
       return quiet;
   }
 }
 
-/** The whole list. Of people and groups that are not on the allow list nothing is remembered. */
+/** Takes the phone's whole block list; people and groups that are not on the allow list are not remembered. */
 function saveBlocked({ database, isAllowed }: ReceiveDeps, acis: readonly string[], groupIds: readonly string[]): void {
   for (const aci of acis)
     if (isAllowed({ aci, number: findRecipient(database, aci).number }, null)) saveRecipient(database, aci, null, null);
@@ -147,7 +147,7 @@ function saveBlocked({ database, isAllowed }: ReceiveDeps, acis: readonly string
   database.run("UPDATE signal_groups SET is_blocked = group_id IN (SELECT value FROM json_each(?))", groups);
 }
 
-/** The account has another number: another PNI identity, made by the phone. **Source:** Signal-Desktop `MessageReceiver`. */
+/** Takes the account's new number, and its new PNI identity, made by the phone. **Source:** Signal-Desktop `MessageReceiver`. */
 function changeNumber(deps: Desk, change: wire.SyncMessage_PniChangeNumber, envelope: wire.Envelope): News {
   const { database, overlay, now, log } = deps;
   const { updatedPniBinary: binary, updatedPni: text } = envelope;

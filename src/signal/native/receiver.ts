@@ -1,5 +1,5 @@
 /**
- * From deliveries to a batch that the caller can commit.
+ * Turns deliveries into a batch that the caller can commit.
  *
  *   seen? ─▶ attempt counted ─▶ decrypt ─▶ parse ─▶ key distribution ─▶ may they write there? ─▶ news ─▶ Envelope
  *     └▶ acknowledge               │          │                              └ unknown: it waits (claims.ts), the rest goes on
@@ -8,9 +8,10 @@
  *                                  ├ processed before: acknowledge
  *                                  └ undecryptable: draft dropped, quarantine, perhaps ask to send again
  *
- * Everything this does to the database waits in the overlay until the caller's transaction; but for the attempts, which are
- * counted *before* libsignal sees the bytes, so that a message that kills the process is given up in the end. What comes for
- * a second time goes alone, lest its neighbours are given up with it. **Source:** `docs/signal-protocol.md`, "Envelopes".
+ * All changes to the database wait in the overlay until the caller's transaction, except the attempts, which are counted
+ * *before* libsignal sees the bytes, so that a message that kills the process is given up in the end. A delivery that was
+ * attempted before gets a batch of its own, lest its neighbours are given up with it. **Source:** `docs/signal-protocol.md`,
+ * "Envelopes".
  */
 import { type DescMessage, fromBinary, type MessageShape } from "@bufbuild/protobuf";
 import * as libsignal from "@signalapp/libsignal-client";
@@ -31,7 +32,7 @@ import { putRow } from "./tables.ts";
 import type { Overlay } from "./key-store.ts";
 
 const batchLengthMax = 50;
-/** So many process deaths over the same bytes, and they are set aside. */
+/** A delivery is set aside after the process has died over it this often. */
 const attemptsMax = 5;
 const profileKeyUpdate = wire.DataMessage_Flags.PROFILE_KEY_UPDATE;
 const blockedText =
@@ -39,13 +40,13 @@ const blockedText =
 
 type Outcome = {
   readonly envelope?: Delivered;
-  /** Why it is set aside; its bytes are kept where it is `isForUs`, from a person on the allow list. */
+  /** Why the delivery is set aside; its bytes are kept where `isForUs`: it comes from a person on the allow list. */
   readonly quarantine?: string;
   readonly isForUs?: boolean;
   readonly jobs?: readonly Job[];
-  /** The account changed, and what comes next must be opened with the new one. */
+  /** The account changed, so that later deliveries must be opened with the new one. */
   readonly isLast?: boolean;
-  /** Not opened: first the server must say who may write in that group. */
+  /** Set where the delivery waits, since the server must first say who may write in its group. */
   readonly claim?: GroupClaim;
 };
 
@@ -107,7 +108,7 @@ export async function openBatch(work: Work, line: ChatLine): Promise<Opened> {
   return opened;
 }
 
-/** The count must outlive the process, not a loss of power, in which no message has a part: it does not wait for the disk. */
+/** Counts the attempt without waiting for the disk: the count must outlive the process, not a loss of power, which no message causes. */
 async function countAndOpen(work: Work, incoming: Incoming, hash: Bytes, attempts: number): Promise<Outcome> {
   if (attempts >= attemptsMax) return { quarantine: "it ended the process each time", isForUs: true };
   const sql = `INSERT INTO signal_attempts (hash, count, at) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1`;
@@ -125,7 +126,7 @@ function note({ database, log, now }: Work, { bytes }: Incoming, hash: Bytes, ou
   putRow(database, "seen", { hash, at: now() });
   database.run("DELETE FROM signal_attempts WHERE hash = ?", hash);
   if (reason === undefined) return;
-  // The bytes, which only we can open, are kept of those on the allow list; of strangers just the fact.
+  // The bytes, which only we can open, are kept where people on the allow list sent them; of strangers only the reason is kept.
   putRow(database, "quarantine", { hash, reason, envelope: isForUs ? bytes : null, at: now() });
   if (isForUs) log.warn("message set aside, its bytes are kept", { reason });
 }
@@ -134,7 +135,7 @@ function note({ database, log, now }: Work, { bytes }: Incoming, hash: Bytes, ou
 export const countQuarantined = (database: Database): number =>
   database.get<{ count: number }>("SELECT count(envelope) AS count FROM signal_quarantine")?.count ?? 0;
 
-/** For a later batch; that they were about to be opened does not count. Best effort, as the database may be what failed. */
+/** Puts deliveries back for a later batch and uncounts their attempts. Best effort, as the database may be what failed. */
 export function giveBack(database: Database, line: ChatLine | null, deliveries: readonly Incoming[]): void {
   line?.putBack(deliveries);
   try {
@@ -142,7 +143,7 @@ export function giveBack(database: Database, line: ChatLine | null, deliveries: 
       for (const one of deliveries) database.run("DELETE FROM signal_attempts WHERE hash = ?", hashOf(one));
     });
   } catch {
-    // Then the count stands: it takes five of them, and a restart in between.
+    // The count then stands, which does little: only five counts set a delivery aside, with restarts in between.
   }
 }
 
@@ -153,9 +154,9 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   if (envelope === null) return { quarantine: "envelope not readable" };
   const sealing = unsealed();
   const sentAt = Number(envelope.clientTimestamp);
-  // When the server received it; the header of the delivery says when it was handed out.
+  // `serverAt` is when the server received the envelope; the header of the delivery says when it was handed out.
   const serverAt = (Number(envelope.serverTimestamp) || incoming.serverAt) ?? null;
-  // The server itself says that an unsealed message of ours was delivered.
+  // Such an envelope is the server's receipt for an unsealed message of ours, and there is nothing to open.
   if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) return {};
   try {
     const plain = await decrypt(work, envelope, serverAt ?? work.now(), sealing);
@@ -181,7 +182,7 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   }
 }
 
-/** Its sender waits for a word. */
+/** Gives a message of a newer type an envelope, so that its sender gets an answer. */
 function newerKind(sender: Sender): Outcome {
   if (sender.isOwn || sender.isBlocked) return {};
   const peer = { aci: sender.aci, number: sender.number };
@@ -205,12 +206,12 @@ function senderOf(work: Work, from: Sealing, sentAt: Millis, serverAt: Millis | 
   return { aci, number, deviceId: from.deviceId, name, sentAt, serverAt, ...more };
 }
 
-/** What a decrypted body says, or the reason to set it aside: then the ratchet's step is kept all the same. @throws BridgeError `database` */
+/** Reads a decrypted body; a text is the reason to set it aside, while the ratchet's step is kept. @throws BridgeError `database` */
 async function readPlain(work: Reading, plain: Plain, sender: Sender, isSealed: boolean): Promise<Outcome | string> {
   const { overlay, account, groups, latest } = work;
   const content = parse(wire.ContentSchema, plain.body);
   if (content === null) return "content not readable";
-  // A plaintext is not authenticated: it may ask to send again, and nothing else.
+  // A plaintext is not authenticated, so that all it may do is ask to send again.
   const isRetryRequest = content.content.case === "decryptionErrorMessage";
   if (plain.type === libsignal.CiphertextMessageType.Plaintext && !isRetryRequest) return "plaintext with content";
   const keys = content.senderKeyDistributionMessage;
@@ -234,7 +235,7 @@ async function readPlain(work: Reading, plain: Plain, sender: Sender, isSealed: 
   const news = takeNews(work, content, sender, { envelope: work.envelope, isForPni: plain.own.name === "pni" });
   const jobs: Job[] = [...news.jobs];
   if (plain.type === libsignal.CiphertextMessageType.PreKey) jobs.push({ kind: "refreshKeys" });
-  // The server itself says so of unsealed ones.
+  // The server itself confirms the delivery of unsealed messages.
   if (isSealed && data && mayWrite && !sender.isOwn && !(data.flags & profileKeyUpdate))
     jobs.push({ kind: "receipt", aci: sender.aci, sentAts: [sender.sentAt] });
   return { envelope: withGroupName(work, read), jobs, isLast: news.isLast };
@@ -269,7 +270,7 @@ function throwStorageFault(overlay: Overlay, error: unknown): void {
   throw new BridgeError("database", "Cannot open messages as the key store failed", { cause: fault });
 }
 
-/** Sorts a failure of libsignal or of our reading. @throws BridgeError `database` when it was the storage, and nothing is final */
+/** Sorts a failure of libsignal or of our reading. @throws BridgeError `database` when the storage failed, since nothing is final then */
 function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): Outcome {
   const { overlay } = work;
   overlay.drop();
@@ -279,7 +280,7 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   const isLibsignal = error instanceof libsignal.LibSignalErrorBase;
   const code = isLibsignal ? (libsignal.ErrorCode[error.code] ?? "Generic") : "Malformed";
   const { aci, deviceId, isSealed, hint, original, groupId } = sealing;
-  // A message that waits for its group may bring the key of this one.
+  // A message that waits for the same group may bring the sender key of this one.
   const claim = groupId && work.waiting.get(toBase64(groupId))?.claim;
   if (claim && !isFull(work.waiting)) return { claim };
   if (aci === null) return { quarantine: code };
@@ -288,8 +289,8 @@ function failed(work: Work, sentAt: Millis, sealing: Sealing, error: unknown): O
   const isForUs = isTheirs(work, sender, sealing);
   work.log.info("message could not be decrypted", { code, isSealed, hint, isForUs });
   const jobs: Job[] = [];
-  // Only what libsignal refused can be mended by sending it again; the sender must be known and have promised to do so. Of a
-  // time that no message can have, libsignal makes no request.
+  // Sending again can only mend a message that libsignal refused, from a known sender that promised to do so (hint 1).
+  // libsignal makes no request for a timestamp that no message can have.
   const mayBeMended = isLibsignal && hint === 1 && deviceId > 0 && Number.isSafeInteger(sentAt);
   if (mayBeMended && original !== null && isForUs && !sender.isBlocked) {
     const request = libsignal.DecryptionErrorMessage.forOriginal(original.bytes, original.type, sentAt, deviceId);

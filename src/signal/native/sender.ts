@@ -1,5 +1,5 @@
 /**
- * A message on its way out.
+ * Sends a message to its recipients, and its transcript to our own devices.
  *
  *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
  *                                            └ the transcript is encrypted with the first of them, in one commit
@@ -26,12 +26,12 @@ const fanOutMax = 8;
 const catchUpsMax = 3;
 const catchUpMs: Millis = 10_000;
 const captchaMs: Millis = 3_600_000;
-/** Typing goes to each member by itself: not worth it in larger groups. */
+/** A typing message goes to each member by itself, which is not worth it in larger groups. */
 const typingMembersMax = 10;
 
 type Target = {
   readonly others: readonly string[];
-  /** For the transcript; null: a group. */
+  /** The recipient that the transcript names; null for a group. */
   readonly destination: string | null;
   readonly groupId: Bytes | null;
   readonly frame: Pick<MessageFrame, "timerSeconds" | "timerVersion" | "group">;
@@ -61,7 +61,7 @@ async function targetOf(
   return { others: to === own ? [] : [to], destination: to, groupId: null, frame };
 }
 
-/** To at least one recipient, and as a transcript to our own devices. @throws BridgeError as `Transport.send` */
+/** Resolves when at least one recipient and our own devices, by a transcript, have the message. @throws BridgeError as `Transport.send` */
 export async function sendOutbound(
   context: NativeContext,
   message: Outbound,
@@ -96,8 +96,8 @@ export async function sendOutbound(
     await deliver(context, transcriptOf(delivered), isExpected ? await preparing : undefined);
   } catch (error) {
     if (!(error instanceof BridgeError) || others.length === 0) throw error;
-    // The others have it by now. Where the line broke, the send is repeated as a whole, with the same timestamp; whatever else
-    // is wrong with our own devices would be wrong again.
+    // The recipients have the message by now. After a broken line the whole send is repeated, with the same timestamp; any
+    // other fault of our own devices would only recur.
     if (error.code === "signal_unreachable" || error.code === "send_uncertain")
       throw new BridgeError("send_uncertain", error.message, { cause: error });
     context.log.warn("no transcript for our own devices", { code: error.code });
@@ -109,12 +109,12 @@ export async function sendOutbound(
 }
 
 /**
- * What a member of a group did not get for a reason that passes, such as a rate limit. It is a row, so that a restart forgets none;
- * the waits are memory.
+ * A message that a member of a group did not get for a reason that passes, such as a rate limit. It is a row, so that a restart
+ * forgets none; its wait is kept in memory.
  */
 type Owed = Pick<Message, "timestamp"> & { readonly to: string; readonly content: Bytes; readonly groupId: Bytes };
 
-/** A captcha is solved by a person: it is waited for in hours. When no more is tried, the owner is told. */
+/** Stores an owed message and tries it later, after hours where a person must solve a captcha. The last failure is told to the owner. */
 function owe(context: NativeContext, owed: Owed, fault: BridgeError, times: number): void {
   const { to, timestamp, content, groupId } = owed;
   if (fault.retry === "never" || times > catchUpsMax) {
@@ -136,7 +136,7 @@ function settle({ database, dueAt }: NativeContext, owed: Owed): void {
   database.run("DELETE FROM signal_owed WHERE sent_at = ? AND service_id = ?", owed.timestamp, owed.to);
 }
 
-/** For each new connection: the waits of the one before ended with it. */
+/** Starts the waits of owed messages again on a new connection, since those of the one before ended with it. */
 export function resumeOwed(context: NativeContext): void {
   const sql = `SELECT service_id AS "to", sent_at AS timestamp, content, group_id AS groupId, tries FROM signal_owed`;
   for (const { tries, ...owed } of context.database.all<Owed & { tries: number }>(sql)) {
@@ -149,11 +149,11 @@ function payLater(context: NativeContext, owed: Owed, times: number, waitMs: Mil
   const signal = context.closing();
   const pay = async () => {
     const { state } = await context.groups.load(toBase64(owed.groupId), signal);
-    // Who left meanwhile is owed nothing.
+    // A member who left meanwhile is owed nothing.
     if (state.members.some(({ aci }) => aci === owed.to)) await deliver(context, { kind: "message", ...owed });
     settle(context, owed);
   };
-  // What the end of the connection cut short was no try.
+  // A try that the end of the connection cut short does not count.
   const again = (fault: BridgeError) => signal.aborted || owe(context, owed, fault, times + 1);
   context.later(waitMs, () => tolerate(pay(), again));
 }
@@ -179,7 +179,7 @@ async function deliverMessage(context: NativeContext, message: Message, to: stri
   const { composed, ...rest } = message;
   const { needsPniSignature } = findRecipient(context.database, to);
   const { aci, pni } = context.account();
-  // Proves that our number and our account are the same person.
+  // The signature proves that our number and our account are the same person.
   const proof = needsPniSignature && pni && new IdentityKeyPair(pni.publicKey, pni.identity);
   const number = pni && aciBytes(pni.serviceId.replace(/^PNI:/, ""));
   const pniSignature = proof && number && { pni: number, signature: proof.signAlternateIdentity(aci.publicKey) };
@@ -189,7 +189,7 @@ async function deliverMessage(context: NativeContext, message: Message, to: stri
   return isSealed;
 }
 
-/** Shows that we are writing, where the owner lets it be shown. */
+/** Shows that we are writing, where the owner's settings allow it. */
 export async function sendTyping(
   context: NativeContext,
   chat: Chat,
@@ -204,7 +204,7 @@ export async function sendTyping(
   await Promise.all(others.map((to) => deliver(context, { kind: "typing", to, content, timestamp, groupId })));
 }
 
-/** That an accepted message was read: to its sender, where the owner's settings allow it, and to our other devices. */
+/** Tells that an accepted message was read: its sender, where the owner's settings allow it, and our other devices. */
 export async function sendReceipt(context: NativeContext, { source, isOwn, sentAt }: Envelope): Promise<void> {
   const to = source?.aci ?? null;
   if (to === null || isOwn) return;

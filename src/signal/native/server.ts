@@ -8,8 +8,8 @@ import { BridgeError, type ErrorCode } from "../../core/errors.ts";
 import type { OwnName, PinnedResponse, ServiceReply, ServiceRequest } from "./context.ts";
 
 /**
- * What all devices of an account must be able to do: the server refuses to link a device that lacks one of them, and ignores
- * names that it does not know. **Source:** `docs/signal-protocol.md`, "Linking".
+ * The capabilities that all devices of an account must have: the server refuses to link a device that lacks one of them, and
+ * ignores names that it does not know. **Source:** `docs/signal-protocol.md`, "Linking".
  */
 export const capabilities = {
   attachmentBackfill: true,
@@ -19,25 +19,25 @@ export const capabilities = {
   storage: true,
 };
 
-/** Of the chat host, or of a host with headers. */
+/** An answer of the chat host, or of a host that sends headers. */
 type Answer = Pick<ServiceReply, "status"> &
   Partial<Pick<ServiceReply, "retryAfterMs"> & Pick<PinnedResponse, "headers">>;
 
-/** What an answer means that was not expected; `otherwise` where it is neither a limit nor the server's trouble. */
+/** The error for an unexpected answer; its code is `otherwise` where the status is neither a rate limit nor a server error. */
 export function refused(what: string, answer: Answer, otherwise: ErrorCode = "signal_protocol", hint?: string) {
   const { status, headers } = answer;
-  // Signal uses the form in seconds.
+  // Signal sends `retry-after` in seconds.
   const seconds = /^\d+$/u.exec(headers?.get("retry-after") ?? "")?.[0];
   const retryAfterMs = seconds === undefined ? answer.retryAfterMs : Number(seconds) * 1000;
   const code = status === 429 ? "signal_rate_limited" : status >= 500 ? "signal_unreachable" : otherwise;
   const details = { retryAfterMs: retryAfterMs ?? undefined, hint: code === otherwise ? hint : undefined };
-  // A group that may not be asked about now holds up its own chat alone.
+  // With this scope a group that cannot be asked about now holds up its own chat alone.
   return new BridgeError(code, `Cannot ${what} as Signal answered ${status}`, { ...details, scope: "recipient" });
 }
 
 export const isGood = ({ status }: Pick<ServiceReply, "status">): boolean => status >= 200 && status <= 299;
 
-/** What a good answer says. @throws BridgeError as `refused`, also where it is not what it has to be */
+/** The body of a good answer, checked against `schema`. @throws BridgeError as `refused`, also where the body does not fit */
 export function answerOf<T>(schema: v.GenericSchema<unknown, T>, reply: ServiceReply, what: string): T {
   const parsed = v.safeParse(schema, reply.json);
   if (!isGood(reply) || !parsed.success) throw refused(what, reply);
@@ -63,7 +63,7 @@ export const ask = {
   countKeys: (own: OwnName): ServiceRequest => ({ ...get(`/v2/keys?identity=${own}`), isFixed: own === "aci" }),
   uploadKeys: (own: OwnName, json: unknown) => fixed(put(`/v2/keys?identity=${own}`, json)),
   senderCertificate: () => fixed(get("/v1/certificate/delivery?includeE164=false")),
-  /** Of the UTC days from `start` to `end`, in seconds. */
+  /** Credentials of the UTC days from `start` to `end`, in Unix seconds. */
   groupCredentials: (start: number, end: number) =>
     get(`/v1/certificate/auth/group?redemptionStartSeconds=${start}&redemptionEndSeconds=${end}&zkcCredential=true`),
   profile: (aci: string, version: string) => get(`/v1/profile/${aci}/${version}`),

@@ -3,7 +3,7 @@
  *
  *   loadService(name, clock) ─▶ Service { netOptions → libsignal's Net · fetch → CDN and storage hosts, TLS roots pinned }
  *
- * libsignal speaks with the chat host by itself; files and group state are plain HTTPS and are ours.
+ * libsignal speaks with the chat host by itself; this file fetches files and group state over plain HTTPS.
  */
 import type { NetConstructorOptions } from "@signalapp/libsignal-client/dist/net.js";
 import type { Buffer } from "node:buffer";
@@ -38,7 +38,7 @@ const hosts = {
 const whole = v.pipe(v.number("must be a number"), v.integer("must be whole"));
 const port = v.pipe(whole, v.minValue(1, "must be 1 or more"), v.maxValue(65535, "must be 65535 or less"));
 const chatHost = v.object({ port, certificateDer: certificate });
-/** Every field is required, so a misspelt one is found; what a test service writes besides is its own affair. */
+/** Every field is required, so that a misspelt one is found; further fields of a test service are ignored. */
 const serviceFile = v.object({ chat: chatHost, ...hosts });
 
 export type ServiceFile = v.InferInput<typeof serviceFile>;
@@ -63,8 +63,8 @@ export const production: Omit<ServiceFile, "chat"> = {
 };
 
 /**
- * `name` is `production`, or the path of a service file: on loopback, which is reached directly whatever `proxy` says.
- * @throws BridgeError `config` naming the field that cannot be
+ * `name` is `production`, or the path of a service file, whose hosts are on loopback and reached directly, without `proxy`.
+ * @throws BridgeError `config` naming the field that is wrong
  */
 export async function loadService(name: string, clock: Clock, proxy: string | null = null): Promise<Service> {
   if (proxy !== null && !/^https?:$/.test(URL.parse(proxy)?.protocol ?? ""))
@@ -126,15 +126,15 @@ const toPem = (der: Bytes): string =>
 
 // --- HTTPS that trusts given roots only; `node:https` is the one way to name them which Bun and Deno share
 
-/** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
+/** A connection that was idle for longer may be dead unnoticed, the more so after the machine slept. */
 const idleMsMax: Millis = 2000;
 
 export const openedTlsHint =
   "This network opens TLS; Signal does not allow that. Sign in to the network if it asks for that, use another one, or set SIGNALMAN_PROXY to a proxy that does not.";
-/** As Bun, Node and Deno name a certificate that none of our roots signed, or that is another host's. */
+/** Words by which Bun, Node and Deno report a certificate that none of our roots signed, or that is another host's. */
 const openedTls = /cert|issuer|unable to verify/i;
 
-/** Every answer is bounded in bytes and in time; redirects are not followed. The environment's proxy does not count here. */
+/** Every answer is bounded in bytes and in time; redirects are not followed. The environment's proxy settings are ignored. */
 function pinnedFetch(rootsPem: readonly string[], clock: Clock, proxy: string | null): PinnedFetch {
   const proxyEnv = proxy === null ? {} : { HTTPS_PROXY: proxy };
   const freshAgent = () => new Agent({ ca: [...rootsPem], keepAlive: true, proxyEnv });
@@ -170,7 +170,7 @@ async function exchange(agent: Agent, what: PinnedRequest, signal: AbortSignal):
   const { url, method, headers, body, bytesMax } = what;
   const length = body && { "content-length": String(body.length) };
   const outgoing = request(url, { method, headers: { ...headers, ...length }, agent, signal });
-  // What breaks later is told by the answer itself.
+  // Reading the answer reports a later error; without a listener the `error` event would end the process.
   outgoing.on("error", () => undefined);
   const answered = once(outgoing, "response") as Promise<[IncomingMessage]>;
   outgoing.end(body);

@@ -5,7 +5,7 @@
  *                                                                 ├▶ contacts on the allow list: name, number, key, blocked
  *                                                                 └▶ groups on the allow list: master key, blocked
  *
- * Of everything else nothing is remembered. **Source:** `docs/signal-protocol.md`, "Storage service".
+ * All other records are skipped. **Source:** `docs/signal-protocol.md`, "Storage service".
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { hkdf } from "@signalapp/libsignal-client";
@@ -22,7 +22,7 @@ import { answerOf, ask, isGood, login, refused } from "./server.ts";
 const timeoutMs: Millis = 30_000;
 const bytesMax = 32 * 1024 * 1024;
 const idsMax = 2_500;
-/** Fields of `StorageRecord`. */
+/** Field numbers of `StorageRecord`: contact, groupV2, account. */
 const wantedTypes = new Set([1, 3, 4]);
 
 /** @throws BridgeError `signal_unreachable` `signal_timeout` `signal_protocol` */
@@ -38,7 +38,7 @@ export async function readStorage(context: NativeContext): Promise<void> {
   const { version, value } = fromBinary(wire.StorageManifestSchema, sealed);
   const open = () => fromBinary(wire.ManifestRecordSchema, openGcm(hmac(key, `Manifest_${version}`), value));
   const manifest = readOrThrow(open, (cause) => {
-    // The phone has another key by now, and is asked for it.
+    // The phone has another key by now; the next upkeep asks for it.
     database.run("UPDATE signal_account SET storage_key = NULL");
     reload();
     return new BridgeError("signal_protocol", "Cannot read the storage service as our key does not open it", { cause });
@@ -63,13 +63,13 @@ export async function readStorage(context: NativeContext): Promise<void> {
   reload();
 }
 
-/** All of it, though nothing is new: what was passed over before may count now. @throws BridgeError as `readStorage` */
+/** Reads everything even if nothing is new, since a record that was skipped before may count now. @throws BridgeError as `readStorage` */
 export function readAgain(context: NativeContext): Promise<void> {
   context.database.run("UPDATE signal_account SET storage_version = 0");
   return readStorage(context);
 }
 
-/** The body; null where there is nothing, or nothing new. */
+/** Resolves to the body; null where the host has nothing, or nothing new. */
 type HostFetch = (method: PinnedRequest["method"], path: string, body?: Uint8Array) => Promise<Bytes | null>;
 
 async function openHost({ service, line, closing }: NativeContext): Promise<HostFetch> {
@@ -108,7 +108,7 @@ function apply(
         saveRecipient(database, aci, number, names || `${value.givenName} ${value.familyName}`.trim() || null);
         if (value.profileKey.length === 32) learnProfileKey(database, aci, value.profileKey);
       }
-      // Members of listed groups are known, too.
+      // Members of allowed groups have a row too, without being on the list themselves.
       database.run("UPDATE signal_recipients SET is_blocked = ? WHERE aci = ?", Number(value.blocked), aci);
       return;
     }

@@ -2,7 +2,7 @@
  * The tables of the native transport, in the same file as the inbox: ratchet state, used pre-keys and inbox rows commit
  * together or not at all.
  *
- *   account + own identities   who we are; a reader of these rows can be us
+ *   account + own identities   who we are; these rows are enough to act as us
  *   sessions … sender_keys     libsignal's records, opaque; `record` is what its `serialize()` gave
  *   seen, attempts, quarantine deliveries: done, begun, given up
  *   recipients, groups         what a send needs to know; only of people and groups on the allow list
@@ -13,7 +13,7 @@
  */
 import type { Database, SqlValue } from "../../store/database.ts";
 
-/** The steps that the tables have taken, in order; one that has shipped is never edited. */
+/** The migrations of the tables, in order; one that has shipped is never edited. */
 export const signalSchema = [
   `
 CREATE TABLE signal_account (

@@ -1,7 +1,7 @@
 /**
- * What keeps a linked device healthy, behind receiving and sending: pre-keys on the server, the answers that only the phone can
- * give, requests to send again in both directions, and rows that have served their time. **Source:**
- * `docs/signal-protocol.md`, "Asking to send again", "Upkeep".
+ * Background work that keeps a linked device healthy: pre-keys on the server, the answers that only the phone can give,
+ * requests to send again in both directions, and rows that have served their time. **Source:** `docs/signal-protocol.md`,
+ * "Asking to send again", "Upkeep".
  */
 import { DecryptionErrorMessage, PlaintextContent } from "@signalapp/libsignal-client";
 import type { Clock } from "../../clock.ts";
@@ -23,7 +23,7 @@ import { answerOf, ask, isGood, login, refused } from "./server.ts";
 import { readStorage } from "./storage.ts";
 
 const dayMs: Millis = 86_400_000;
-/** The server keeps what is not acknowledged for some weeks; the ratchet itself knows older repetitions. */
+/** The server keeps unacknowledged messages for some weeks; the ratchet itself recognizes older repetitions. */
 const seenKeptMs: Millis = 14 * dayMs;
 const quarantineKeptMs: Millis = 30 * dayMs;
 const quarantineLengthMax = 500;
@@ -32,11 +32,11 @@ const deadSessionKeptMs: Millis = 30 * dayMs;
 const firstAskEveryMs: Millis = 60_000;
 const askEveryMs: Millis = 3_600_000;
 const contactsBytesMax = 32 * 1024 * 1024;
-/** Requests to send again, in each direction, can be provoked from afar: so many per person. */
+/** Requests to send again per person, in each direction; they are bounded since others can provoke them. */
 const retriesMax = 10;
 const retriesWindowMs: Millis = 3_600_000;
 
-/** After each connect, and every hour. @throws BridgeError of a step that failed; it keeps no other from being taken */
+/** Runs after each connect, and every hour. @throws BridgeError of a step that failed, after all other steps were taken */
 export async function maintain(context: NativeContext): Promise<void> {
   pruneNative(context.database, context.now());
   const steps = [tellCapabilities, refreshAllKeys, requestSync, readStorage, lookUpNumbers];
@@ -82,7 +82,7 @@ async function requestSync(context: NativeContext): Promise<void> {
     await deliverOnce(context, { kind: "request", to: aci.serviceId, content: requestContent(type) });
 }
 
-/** Contact discovery, for numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; where it fails, in an hour. */
+/** Looks up numbers that neither the phone nor the storage service knows: once a day, as Signal limits it; after a failure, in an hour. */
 export async function lookUpNumbers(context: NativeContext): Promise<void> {
   const { database, net, line, clock, log, closing, last } = context;
   const e164s = unknownNumbers(context);
@@ -105,13 +105,13 @@ export function pruneNative(database: Database, now: Millis): void {
     database.run("DELETE FROM signal_attempts WHERE at < ?", now - seenKeptMs);
     database.run("DELETE FROM signal_send_log WHERE sent_at < ?", now - sendLogKeptMs);
     database.run("DELETE FROM signal_sessions WHERE at < ? AND own = 'pni'", now - deadSessionKeptMs);
-    // What strangers send does not push out what is kept of others.
+    // Rows of strangers, which hold no bytes, are deleted first, so that they do not push out those of people on the allow list.
     const kept = `SELECT hash FROM signal_quarantine ORDER BY envelope IS NULL, at DESC LIMIT ${quarantineLengthMax}`;
     database.run(`DELETE FROM signal_quarantine WHERE at < ? OR hash NOT IN (${kept})`, now - quarantineKeptMs);
   });
 }
 
-/** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
+/** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `ChatLine.request` */
 export async function answerChallenge({ database, line }: NativeContext, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
   if (token === null)
@@ -139,7 +139,7 @@ export async function runJob(context: NativeContext, job: Job): Promise<void> {
       return send("notice", job.aci, receiptContent("DELIVERY", job.sentAts));
     case "askAgain":
       if (!context.mayAsk(job.aci)) return context.log.warn("no more requests to send again this hour");
-      // Their other devices see that it is not for them.
+      // The request goes to all their devices; the others see that it is not for them.
       return send("repair", job.aci, PlaintextContent.from(job.request), job.groupId);
     case "answerAgain":
       return answerAgain(context, job.aci, job.deviceId, job.request);
@@ -158,7 +158,7 @@ export function retryLimiter(clock: Clock): (who: string) => boolean {
   };
 }
 
-/** Of the owner's contacts only those on the allow list are kept. */
+/** Keeps those of the owner's contacts that are on the allow list. */
 async function takeContacts(context: NativeContext, pointer: AttachmentPointer): Promise<void> {
   const { database, service, isAllowed, closing } = context;
   const blob = await downloadAttachment(service, pointer, contactsBytesMax, closing());
@@ -173,7 +173,7 @@ async function takeContacts(context: NativeContext, pointer: AttachmentPointer):
   });
 }
 
-/** A person could not read what we sent: the same content goes out again, under a renewed session, with its old timestamp. */
+/** Answers a person who could not read our message: the same content goes out again, under a renewed session, with its old timestamp. */
 async function answerAgain(context: NativeContext, to: string, deviceId: number, bytes: Bytes): Promise<void> {
   const request = DecryptionErrorMessage.deserialize(bytes);
   if (request.deviceId() !== context.account().deviceId) return;
@@ -186,7 +186,7 @@ async function answerAgain(context: NativeContext, to: string, deviceId: number,
   else if (isArchived) await deliverOnce(context, { kind: "repair", to, content: nullContent() });
 }
 
-/** Only when the request speaks of the session that we have now: an old request must not undo a new session. */
+/** Archives the session only when the request speaks of it: an old request must not undo a new session. */
 function archiveSession(ratchets: Ratchets, aci: string, deviceId: number, request: DecryptionErrorMessage): boolean {
   const session = ratchets.session("aci", aci, deviceId);
   const ratchetKey = request.ratchetKey();
