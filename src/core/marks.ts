@@ -4,11 +4,11 @@
  */
 import type { StyledText, StyleRange } from "./model.ts";
 
-/** Where a part of the text begins. */
+/** The place where a block or an item begins. */
 export type Border = {
   readonly at: number;
   readonly kind: BorderKind;
-  /** What stands before it leads in to it (a heading, "For example:"): the two belong together. */
+  /** The text before it leads in to it (a heading, "For example:"): the two belong together. */
   readonly isLed: boolean;
 };
 
@@ -41,10 +41,10 @@ export const styled = (style: Style, text: string): string =>
 
 export const border = (kind: BorderKind, isLed = false): string => (isLed ? ledMark : "") + borderMarks[kind];
 
-/** What the text shows. */
+/** The text without its marks, as a phone shows it. */
 export const shown = (marked: string): string => withTabs(marked.replace(mark, ""));
 
-/** Colours and links of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
+/** Colours and links of a terminal, and other control characters that garble a screen; line breaks and tabs stay. */
 const escape = "\u001b";
 const control = new RegExp(
   String.raw`${escape}(?:\[[0-?]*[ -/]*[@-~]|\][^\x07${escape}\n]{0,400}(?:\x07|${escape}\\))|(?![\n\t])[\p{Cc}\ufeff]`,
@@ -58,7 +58,7 @@ export const clean = (text: string): string =>
     .replace(control, "")
     .replace(/[\ufdd0-\ufdef]/g, "\ufffd");
 
-/** The text without marks and without white space at its end; its ranges and borders. Inside the same style there is no range of its own. */
+/** The text without marks and without white space at its end, its ranges and borders. A style within the same style gets no range. */
 export function unmark(marked: string): StyledText & { readonly borders: readonly Border[] } {
   const text = shown(marked).trimEnd();
   const styles: StyleRange[] = [];

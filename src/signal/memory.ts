@@ -124,7 +124,7 @@ const createFaults = (world: World) => ({
   /** The account is unlinked until `relink`. */
   unlink: () => world.set({ isUnlinked: true }),
   relink: () => world.set({ isUnlinked: false }),
-  /** Connect, receive and send do not come back until `release`, `cut` or `disconnect`. */
+  /** Connect, receive and send do not return until `release`, `cut` or `disconnect`. */
   hang: () => world.set({ isHanging: true }),
   release: () => world.set({ isHanging: false }),
   /** The next `count` sends arrive, but their answer does not: `send_uncertain`. */
@@ -140,7 +140,7 @@ const createFaults = (world: World) => ({
 export const lineFault = (code: ErrorCode, what: string, retryAfterMs?: Millis) =>
   new BridgeError(code, `Cannot ${what} as the line says: ${errorRow(code).title}`, { retryAfterMs });
 
-/** Waits while the line hangs. @throws BridgeError `signal_unreachable` where it is cut then, `unlinked` where the account is */
+/** Waits while the line hangs. @throws BridgeError `signal_unreachable` if it is cut, `unlinked` if the account is unlinked */
 async function passLine(world: World, what: string, signal?: AbortSignal): Promise<void> {
   const isAborted = () => signal?.aborted === true;
   signal?.addEventListener("abort", world.changed, { once: true });

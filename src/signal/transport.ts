@@ -5,7 +5,7 @@
  *
  * - One caller polls: `receive` is never called while another `receive` of the same transport runs, nor between a batch and
  *   its `ack`. `send`, `typing`, `attachment` may run beside it, and beside each other for different chats.
- * - Every failure is a `BridgeError`. Nothing here retries: the loops own every retry.
+ * - Every failure is a `BridgeError`. A transport retries nothing, since the loops own every retry.
  * - After `disconnect`, or once `receive` has thrown, only `connect` makes the transport usable again.
  */
 import type { ErrorCode } from "../core/errors.ts";
@@ -89,7 +89,7 @@ export interface Transport {
 
   /**
    * Resolves when Signal's server has the message for at least one recipient.
-   * @throws BridgeError `send_uncertain` where it may have gone out; `signal_unreachable` where it surely has not;
+   * @throws BridgeError `send_uncertain` where the message may be out; `signal_unreachable` where it surely is not;
    *   `signal_rate_limited` `captcha` `untrusted_identity` `unregistered` `send_rejected` `unsupported` `outdated`.
    *   `BridgeError.scope` says how far a limit reaches: `recipient` pauses the chat of this message, `account` all of them.
    */

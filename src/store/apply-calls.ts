@@ -1,10 +1,10 @@
-/** Calls of our own tools, as a decision has them: the journal, and what Claude is told. Part of `apply.ts`, in the same transaction. */
+/** Writes a decision's changes of calls of our own tools: the journal and their results. Part of `apply.ts`, in the same transaction. */
 import type { Change, ChangeOf } from "../core/changes.ts";
 import type { Chat } from "../core/model.ts";
 import type { Store } from "./store.ts";
 import type { Surroundings } from "./view.ts";
 
-/** Each returns the id of the session that has new work, if one has. */
+/** The writers, one per change; each returns the id of the session that has new work, if one has. */
 export type Writes = { readonly [Do in Change["do"]]: (chat: Chat, change: ChangeOf<Do>) => string | void };
 
 export function createCallWrites(store: Store, world: Surroundings) {

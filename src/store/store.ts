@@ -107,7 +107,7 @@ function refuseLooseHome(home: string): void {
     );
 }
 
-/** One signalman per home. @throws BridgeError `home_in_use` */
+/** Takes the home for this process alone. @throws BridgeError `home_in_use` */
 export async function takeLock(home: string): Promise<{ release(): void }> {
   const file = join(home, "signalman.lock");
   const lock = await holdFile(file);
@@ -134,6 +134,6 @@ function chmodQuietly(file: string): void {
   try {
     chmodSync(file, 0o600);
   } catch {
-    // Not there yet, or a file system without modes: the folder's 0700 protects it.
+    // The file is not there yet, or its file system has no modes: the folder's 0700 protects it.
   }
 }

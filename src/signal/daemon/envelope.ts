@@ -1,9 +1,9 @@
 /**
  * signal-cli's message object → `Envelope`. Both daemons speak it: signal-cli itself and signal-cli-rest-api.
  *
- * Total: whatever JSON arrives becomes an envelope. It is read field by field; a field of the wrong type counts as absent, a
- * list drops its bad entries, and what remains unrecognised is kept as `unknown`, so that a new release of signal-cli can never
- * stop the line. `core/inbound.ts`, not this file, decides whether a message is meant for us.
+ * Total: whatever JSON arrives becomes an envelope. The JSON is read field by field; a field of the wrong type counts as
+ * absent, a list drops its bad entries, and what remains unrecognised is kept as `unknown`, so that a new release of signal-cli
+ * can never stop the line. `core/inbound.ts`, not this file, decides whether a message is meant for us.
  *
  * **Source:** signal-cli, man/signal-cli-jsonrpc.5.adoc and src/main/java/org/asamk/signal/json/Json*.java (0.14.6).
  */

@@ -62,7 +62,7 @@ export type PollingOptions = DaemonPlace & {
 export function createPolledTransport(daemon: SignalDaemon, { clock, log }: PollingOptions): Transport {
   const account = keepAccount(daemon, clock);
   let isConnected = false;
-  /** The token of the captcha that the last send was refused for. */
+  /** The token of the captcha that Signal asked for when it refused the last send. */
   let challenge: string | null = null;
   let handedOut: Batch | null = null;
   const polls = createPolls(daemon, clock);

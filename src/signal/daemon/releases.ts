@@ -18,7 +18,7 @@ const flaws: readonly (readonly [what: string, signalCli: string, rest: string])
 /** The daemon's release in words; `warning` is null where no flaw of it is known. */
 type VersionReport = { readonly text: string; readonly warning: string | null; readonly hint: string };
 
-/** Asks the daemon for its release. @throws BridgeError `outdated` where it cannot be relied on, and those of the line */
+/** Asks the daemon for its release. @throws BridgeError `outdated` where the release is too old to rely on, and those of the line */
 export async function examineVersion(
   transport: "signal-cli" | "rest",
   place: DaemonPlace,

@@ -157,8 +157,7 @@ async function findAccount(get: Get, wanted: string | null): Promise<string> {
 
 /**
  * Reads the answer to a poll. Stray lines of signal-cli's log make it invalid, and a failure puts the messages printed before
- * into the error's text: Signal has forgotten these messages, so they are picked out one by one. @throws BridgeError when there
- * are none
+ * into the error's text: Signal has forgotten them, so they are picked out one by one. @throws BridgeError when there are none
  */
 async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   const came = await answer.catch((error: unknown) => {
@@ -171,7 +170,7 @@ async function toPolled(answer: Promise<Buffer>, log: Log): Promise<Polled> {
   if (Array.isArray(whole)) return { messages: whole, isProof: true };
   const error = toErrorText(text);
   const messages = saveMessages(error, "the REST API", log);
-  // The container itself adds the brackets where signal-cli ended well, whatever else that printed.
+  // The outer brackets show that signal-cli ended well, whatever it printed, since the container adds them only then.
   const isProof = refusal === null && /^\[[^]*\]$/u.test(text.trim());
   if (isProof || messages.length > 0) return { messages, isProof };
   if (refusal !== null && refusal.answer.status !== 400) throw refusal;
@@ -222,7 +221,7 @@ function toRecipient(chat: Chat, account: string): string {
   return chat.kind === "group" ? `group.${btoa(chat.id)}` : toName(chat.peer);
 }
 
-/** @throws BridgeError `send_rejected` when it cannot be said to the REST API */
+/** @throws BridgeError `send_rejected` when the REST API cannot take the message */
 function toRequest({ chat, body }: Outbound, account: string, own: (route: string) => string): Request {
   const recipient = toRecipient(chat, account);
   if (body.kind === "reaction") {

@@ -20,7 +20,7 @@ export function toName({ aci, number }: Address): string {
   return name;
 }
 
-/** `fileName` as the daemon wants it quoted. */
+/** `fileName` must be quoted as the daemon wants it. */
 export function toDataUri({ contentType, base64 }: OutboundFile, fileName: string): string {
   const type = /^[\w.+-]+\/[\w.+-]+$/u.test(contentType) ? contentType : "application/octet-stream";
   return `data:${type};filename=${fileName};base64,${base64}`;

@@ -231,7 +231,7 @@ function toTarget(chat: Chat): Readonly<Record<string, unknown>> {
   return chat.kind === "group" ? { groupId: chat.id } : { recipient: [toName(chat.peer)] };
 }
 
-/** The method and its parameters. @throws BridgeError `send_rejected` when it cannot be said to signal-cli */
+/** The method and its parameters. @throws BridgeError `send_rejected` when signal-cli cannot take the message */
 function toCall({ chat, body }: Outbound) {
   const target = toTarget(chat);
   if (body.kind === "reaction") {

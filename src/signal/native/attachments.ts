@@ -1,5 +1,5 @@
 /**
- * Files: sealed before they leave, checked before a byte of them is used.
+ * Files of messages, sealed before they leave and checked before a byte of them is used.
  *
  *   upload    plain ─▶ pad ─▶ AES-CBC + HMAC ─▶ SHA-256 ─▶ form (chat host) ─▶ CDN ─▶ pointer (goes into the message)
  *   download  pointer ─▶ CDN, bytes bounded ─▶ SHA-256, HMAC, size ─▶ plain
@@ -36,7 +36,7 @@ export function toRef({ identifier, cdnNumber, key, digest, size }: wire.Attachm
   return Buffer.from(toBinary(wire.AttachmentPointerSchema, needed)).toString("base64url");
 }
 
-/** @throws BridgeError `attachment_unavailable` for what `toRef` did not make */
+/** @throws BridgeError `attachment_unavailable` for a `ref` that `toRef` did not make */
 export const pointerOfRef = (ref: string): wire.AttachmentPointer =>
   readOrThrow(
     () => fromBinary(wire.AttachmentPointerSchema, owned(Buffer.from(ref, "base64url"))),
@@ -58,7 +58,7 @@ export async function downloadAttachment(service: Hosts, pointer: Pointer, bytes
   const base = service.cdnUrl(cdnNumber);
   if (base === null) throw unavailable(`CDN ${cdnNumber} is unknown`);
   if (!identifier.value) throw unavailable("its pointer names no file");
-  // A key is opaque, an id decimal.
+  // A `cdnKey` is an opaque text, a `cdnId` a number.
   const url = `${base}/attachments/${encodeURIComponent(String(identifier.value))}`;
   const asked = { method: "GET", url, bytesMax: blobBytesMax(size), timeoutMs: transferTimeoutMs, signal } as const;
   const { status, body } = await service.fetch(asked).catch((error: unknown) => {

@@ -2,7 +2,7 @@
  * The line to Signal's chat server: one authenticated connection that delivers and takes requests, and beside it an
  * unauthenticated one for sealed messages, whose loss never disturbs receiving.
  *
- *   libsignal events ─▶ queue (bounded) ─▶ take()          request() · sealedRequest() ─▶ Reply
+ *   libsignal events ─▶ queue (bounded) ─▶ take()          request() · sealedRequest() ─▶ ServiceReply
  *                          interruption ─▶ fault()
  *
  * libsignal holds its listeners weakly through the connection object: the `ChatLine` keeps that object alive, else events would

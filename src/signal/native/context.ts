@@ -152,7 +152,7 @@ export type GroupState = {
 export type GroupAccount = { readonly aci: string; readonly pni: string | null; readonly salt: Bytes | null };
 
 /**
- * Null when we are no member or the group is gone.
+ * Resolves to null when we are no member or the group is gone.
  * @throws BridgeError `signal_unreachable` `signal_timeout` `signal_rate_limited` `signal_protocol`
  */
 export type FetchGroup = (who: GroupAccount, masterKey: Uint8Array, signal: AbortSignal) => Promise<GroupState | null>;

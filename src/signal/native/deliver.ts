@@ -24,7 +24,7 @@ import { ask, isGood } from "./server.ts";
 const roundsMax = 5;
 /** A certificate is renewed when it has less than this left. */
 const certificateMinMs: Millis = 3_600_000;
-/** A refused seal means a wrong key or a person who is gone or registered anew; either may have passed after this time. */
+/** A refused seal (wrong key, or a person who left or registered anew) is tried again after this, since the cause may have passed. */
 const sealedAgainMs: Millis = 24 * 3_600_000;
 /** A push to the owner's phone settles a challenge within seconds, or not at all. */
 const pushWaitMs: Millis = 30_000;

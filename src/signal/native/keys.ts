@@ -1,5 +1,5 @@
 /**
- * Our pre-keys: what others need to write to us first.
+ * Our pre-keys, which others need to write to us first.
  *
  * Rows are committed before they are uploaded: the other order would leave the server handing out keys that we cannot use. An
  * upload replaces the one-time lists on the server, yet a peer may have fetched a key just before: superseded rows are kept for a
@@ -82,9 +82,9 @@ const counts = v.object({ count: v.number(), pqCount: v.number() });
 
 /**
  * Fills the one-time lists up to 100 when the server has few left, and replaces the standing keys when they are two days old.
- * One-time lists always go along: some servers take an absent list for an empty one.
+ * The one-time lists always go along, since some servers take an absent list for an empty one.
  * @returns true when something was uploaded
- * @throws BridgeError `signal_protocol` when the server refuses, and those of `Line.request`
+ * @throws BridgeError `signal_protocol` when the server refuses, and those of `ChatLine.request`
  */
 export async function refreshKeys({ database, now, log }: KeyDeps, line: ChatLine, own: Own): Promise<boolean> {
   const answer = await line.request(ask.countKeys(own.name));

@@ -256,7 +256,7 @@ async function receive(context: Live, timeoutMs: Millis, signal: AbortSignal): P
   }
 }
 
-/** Opens what has arrived. The lock is held when it resolves, until `acknowledge`. */
+/** Opens the deliveries that have arrived, under the lock, which then stays held until `acknowledge`. */
 async function open(context: Live, line: ChatLine): Promise<Batch> {
   const { state } = context;
   const release = await context.lock();

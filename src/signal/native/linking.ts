@@ -1,5 +1,5 @@
 /**
- * Becoming a linked device.
+ * Makes this program a linked device.
  *
  *   provisioning socket ─▶ address ─▶ QR ─▶ (the phone scans) ─▶ keys ─▶ PUT link ─▶ ONE transaction ─▶ pre-keys
  *          └── closed before the scan: a new key, a new code                 └ another account, or device, before: wiped, unlinked
@@ -31,7 +31,7 @@ const codesMax = 30;
 
 type LinkDeps = NativeDeps &
   Pick<NativeContext, "net"> & {
-    /** Runs in the transaction that replaces an earlier account, so that nothing of it is left whatever ends us afterwards. */
+    /** Runs in the transaction that replaces an earlier account, so that a crash afterwards leaves nothing of it. */
     readonly onReplaced: () => void;
   };
 

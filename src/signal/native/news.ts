@@ -16,7 +16,7 @@ import { SyncMessage_FetchLatest_Type as FetchLatest } from "./proto/signal_pb.t
 import type { Overlay } from "./key-store.ts";
 
 export type Job = Readonly<
-  /** A pre-key was used up; the storage service has something new. */
+  /** `refreshKeys`: a pre-key was used up. `storage`: the storage service has something new. */
   | { kind: "refreshKeys" | "storage" }
   /** Ask the sender of an undecryptable message to send it again. */
   | { kind: "askAgain"; aci: string; groupId: Bytes | null; request: libsignal.DecryptionErrorMessage }

@@ -154,9 +154,9 @@ export async function openEnvelope(work: Work, incoming: Incoming): Promise<Outc
   if (envelope === null) return { quarantine: "envelope not readable" };
   const sealing = unsealed();
   const sentAt = Number(envelope.clientTimestamp);
-  // When the server received it; the header of the delivery says when it was handed out.
+  // `serverAt` is when the server received the envelope; the header of the delivery says when it was handed out.
   const serverAt = (Number(envelope.serverTimestamp) || incoming.serverAt) ?? null;
-  // The server itself says that an unsealed message of ours was delivered.
+  // Such an envelope is the server's receipt for an unsealed message of ours, and there is nothing to open.
   if (envelope.type === wire.Envelope_Type.SERVER_DELIVERY_RECEIPT) return {};
   try {
     const plain = await decrypt(work, envelope, serverAt ?? work.now(), sealing);

@@ -1,5 +1,5 @@
 /**
- * A message on its way out.
+ * Sends a message to its recipients, and its transcript to our own devices.
  *
  *   target ─▶ upload files ─▶ compose ─▶ deliver to the peer · to each member ─▶ transcript to our own devices
  *                                            └ the transcript is encrypted with the first of them, in one commit

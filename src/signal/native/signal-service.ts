@@ -64,7 +64,7 @@ export const production: Omit<ServiceFile, "chat"> = {
 
 /**
  * `name` is `production`, or the path of a service file, whose hosts are on loopback and reached directly, without `proxy`.
- * @throws BridgeError `config` naming the field that cannot be
+ * @throws BridgeError `config` naming the field that is wrong
  */
 export async function loadService(name: string, clock: Clock, proxy: string | null = null): Promise<Service> {
   if (proxy !== null && !/^https?:$/.test(URL.parse(proxy)?.protocol ?? ""))
@@ -126,7 +126,7 @@ const toPem = (der: Bytes): string =>
 
 // --- HTTPS that trusts given roots only; `node:https` is the one way to name them which Bun and Deno share
 
-/** A connection that lay idle for longer may be dead without knowing it, the more so after the machine slept. */
+/** A connection that was idle for longer may be dead unnoticed, the more so after the machine slept. */
 const idleMsMax: Millis = 2000;
 
 export const openedTlsHint =

@@ -13,7 +13,7 @@
  */
 import type { Database, SqlValue } from "../../store/database.ts";
 
-/** The steps that the tables have taken, in order; one that has shipped is never edited. */
+/** The migrations of the tables, in order; one that has shipped is never edited. */
 export const signalSchema = [
   `
 CREATE TABLE signal_account (

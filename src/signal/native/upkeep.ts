@@ -111,7 +111,7 @@ export function pruneNative(database: Database, now: Millis): void {
   });
 }
 
-/** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `Line.request` */
+/** Hands in the solution of the captcha that the server asked for. @throws BridgeError `send_rejected`, and those of `ChatLine.request` */
 export async function answerChallenge({ database, line }: NativeContext, text: string): Promise<void> {
   const token = database.get<{ challenge: string | null }>("SELECT challenge FROM signal_account")?.challenge ?? null;
   if (token === null)
