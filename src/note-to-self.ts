@@ -31,7 +31,7 @@ const commandMs: Millis = 60_000;
 
 type Deps = { readonly clock: Clock; readonly log: Log; readonly signal: AbortSignal };
 
-/** Wraps the transport, so that `command` runs for a message in Note to Self that stays unseen. */
+/** Wraps the transport, so that `command` runs for a message in Note to Self after which the owner writes nothing. */
 export function withNotify(transport: Transport, command: string, { clock, log, signal }: Deps): Transport {
   let waiting: AbortController | null = null;
   const ring = async (): Promise<void> => {

@@ -1,4 +1,4 @@
-/** Writes voice notes down by a command of the owner's choice, which gets the file's path as its last word and prints what is said. */
+/** Writes voice notes down by a command of the owner's choice: it gets the file's path as its last word and prints what is said. */
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

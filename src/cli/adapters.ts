@@ -105,7 +105,7 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
 export function forgetAccount({ db, generation }: Store, home: string): void {
   for (const folder of heldFolders) rmSync(join(home, folder), { recursive: true, force: true });
   forgetAll(db);
-  // The emptied database is no older one.
+  // The emptied database is not one that was set back.
   generation.acknowledge();
 }
 

@@ -25,7 +25,7 @@ const pauseMs: Millis = 300;
 const thinkMs: Millis = 2_000;
 const dropMs: Millis = 3_000;
 const dropSecondsMax = 600;
-/** A standard input that is open and silent for so long counts as empty. */
+/** A standard input that is open and silent for this long counts as empty. */
 const silentMs: Millis = 1_000;
 /** Bounds every wait of the script; no step of the demo takes as long. */
 const patienceMs: Millis = 30_000;

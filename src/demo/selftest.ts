@@ -19,7 +19,7 @@ import { command, fetchStatus } from "../cli/remote.ts";
 import { run } from "../cli/run.ts";
 import { openWorld, worldTransport, type World } from "./world.ts";
 
-/** The child notices a line that answers and delivers nothing after so long: less than by default, as a person watches. */
+/** The child notices a line that answers and delivers nothing after this long, less than by default, as a person watches. */
 const staleAfterMs: Millis = 15_000;
 /** The longest wait of a step: a stall is noticed, then the line comes back. */
 const patienceMs: Millis = 25_000;

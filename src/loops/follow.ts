@@ -127,7 +127,7 @@ function answersFailed({ store, chats, random }: Bridge, rows: readonly PostRow[
   });
 }
 
-/** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
+/** Settles a request that failed: the prompt under way counts the failure. Resolves to the wait before the next try. */
 async function workFailed(
   bridge: Bridge,
   session: Session,
