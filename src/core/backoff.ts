@@ -1,5 +1,5 @@
 /**
- * How long to wait before the next try, when there is none any more, and the table of what tries again.
+ * How long to wait before the next try, when no try follows, and the table of everything that tries again.
  *
  *   wait = max(server's minimum, min(cap, max(floor, jitter · min(cap, base · 2^(attempt − 1)))))
  *
@@ -9,22 +9,22 @@
  *
  * | site                                 | trigger                            | why the next try differs                    | bound                                                        |
  * |--------------------------------------|------------------------------------|---------------------------------------------|--------------------------------------------------------------|
- * | connection (`core/connection`)       | connect failed, line lost          | the network or the server comes back        | none, cap 60 s: it is what we are for; halts for a person    |
- * | … on loopback                        | the daemon is not up (yet)         | a person starts it                          | none, every `probeMs`: likewise                              |
+ * | connection (`core/connection`)       | connect failed, line lost          | the network or the server comes back        | none, cap 60 s: nothing works without; halts for a person    |
+ * | … on loopback                        | the daemon is not up (yet)         | a person starts it                          | none, every `probeMs`: as above                              |
  * | sync (`loops/sync`)                  | the Claude API failed              | an outage ends, a key is replaced           | none, cap 60 s: what was written elsewhere is to be seen     |
  * | deletion (`loops/elsewhere`)         | a session could not be deleted     | an outage ends                              | none, once a sync: a person was promised that it is gone     |
  * | prompt (`core/endings`)              | a request for it failed            | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault, on its row        |
- * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)           |
- * | answer, stop (`loops/follow`)        | a request failed, no open prompt | as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
+ * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | a second 5xx shows that the prompt fails    | `promptBounds.died`, after 4 tries (at Claude: 32)           |
+ * | answer, stop (`loops/follow`)        | a request failed, no open prompt   | as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
  * | reader (`loops/reader`)              | `claude_stream_lost`               | lists the log from the cursor first         | the prompt's or the answer's, as above                       |
  * | answer (`core/endings`)              | a yes, a no, a result is refused   | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped              |
  * | feature (`claude/requester`)         | the endpoint refuses a part of it  | without that part, which is remembered      | 3 requests, before a word of an answer has come              |
- * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to it                    | `callsMax` a prompt, then the turn is stopped                |
+ * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to Claude                | `callsMax` a prompt, then the turn is stopped                |
  * | stopped turn (`loops/posting`)       | the session still runs             | a stop is taken up within a second          | 150 looks, one every 2 s; then the prompt goes out           |
  * | files (`loops/made-files`)           | a look for files failed            | an outage ends                              | `promptBounds.outage` in a row, in memory; then in words     |
  * | outbox send (`loops/send`)           | `backoff`, `after`, uncertain      | same timestamp where it is ours             | none for the row, cap 60 s: nothing is lost; `never` ends it |
  * | write (`loops/queue`)                | the disk is full or fails          | a person makes room                         | none, cap 60 s: what came, or was paid for, is held          |
- * | work (`loops/queue`)                 | the database failed below the work | likewise                                    | none, cap 60 s: the rows are there                           |
+ * | work (`loops/queue`)                 | the database failed below the work | a person makes room                         | none, cap 60 s: the rows are there                           |
  * | link code (`signal/native`)          | the provisioning address ran out   | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off         |
  * | group (`signal/native/claims`)       | a group cannot be read             | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour             |
  * | member (`signal/native/sender`)      | one of a group was not reached     | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds           |

@@ -31,8 +31,8 @@ import type { Progress } from "./turn.ts";
 export type Post = {
   readonly sessionId: string;
   /**
-   * `queued`: it never went out, or surely did not arrive. `posting`: it went out, and nothing is known of it. `posted`: it is in
-   * the log. `waiting`: likewise, and Claude waits for a person.
+   * `queued`: the post never went out, or surely did not arrive. `posting`: it went out, and its fate is not known. `posted`: it is in
+   * the log. `waiting`: it is in the log, and Claude waits for a person.
    */
   readonly state: "queued" | "posting" | "posted" | "waiting";
   /** Failures so far, by the class of the fault. */
@@ -45,14 +45,14 @@ export type Prompt = {
   readonly envelope: Envelope;
   /** Times of sending that name this message: its own, and those of the versions it replaced. */
   readonly versions: readonly Millis[];
-  /** The fault that the person has heard of. */
+  /** Code of the fault that the person was told of; null for none. */
   readonly told: string | null;
   readonly receivedAt: Millis;
-  /** Null while its turn has not come. */
+  /** Null until it is the prompt's turn. */
   readonly post: Post | null;
 };
 
-/** A message that shows a question; null is what is not known. */
+/** A message that shows a question; a field is null where it is not known. */
 export type Shown = {
   /** The message's identity on Signal. */
   readonly sentAt: Millis | null;
@@ -65,7 +65,7 @@ export type Shown = {
 /** A use of a tool that Claude asks a yes or no for. */
 export type Ask = {
   readonly use: ToolUse;
-  /** The messages that show it. */
+  /** The messages that show the question. */
   readonly shown: readonly Shown[];
   /**
    * The question that shows `use`, sent or not, and the number of `use` in it, from 1 on; null before one does.
@@ -95,7 +95,7 @@ export type Look = {
   readonly chosen: () => Context;
   readonly defaultModel: string;
   readonly defaultEffort: string;
-  /** A session keeps the model that it was made with. */
+  /** Whether a session keeps the model that it was made with. */
   readonly isModelFixed: boolean;
   /** Projects of this machine. */
   readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
@@ -140,35 +140,35 @@ export type View = {
   readonly prompts: () => readonly Prompt[];
   /** How many open prompts there are, and the id of the newest. */
   readonly waiting: () => { readonly count: number; readonly newest: number };
-  /** Open prompts that a time of sending names, in any of their versions. */
+  /** Open prompts of which any version was sent at this time. */
   readonly named: (sentAt: Millis) => readonly Prompt[];
   /** Whether a message of ours has this time on Signal. */
   readonly isSaid: (sentAt: Millis) => boolean;
   /** The standing of the turn of the prompt under way, by the log; null while the prompt is not in the log. */
   readonly turn: Progress | null;
-  /** Claude's open questions in the conversation of now, oldest first. */
+  /** Claude's open questions in the current conversation, oldest first. */
   readonly asks: readonly Ask[];
-  /** Calls of our own tools in the conversation of now that are not settled, those that ask included. */
+  /** Calls of our own tools in the current conversation that are not settled, those that ask included. */
   readonly calls: readonly ToolUse[];
   /** How often our own tools were called for this prompt. */
   readonly callCount: (sessionId: string, prompt: Prompt) => number;
-  /** All of these entries are tool uses that a person or this machine can answer. */
+  /** Whether all of these entries are tool uses that a person or this machine can answer. */
   readonly canAnswer: (sessionId: string, eventIds: readonly string[]) => boolean;
-  /** The person of this envelope may let Claude work on this machine. */
+  /** Whether the person of this envelope may let Claude work on this machine. */
   readonly isOwner: (envelope: Envelope) => boolean;
-  /** Tools that Claude may use without asking in the conversation of now. */
+  /** Tools that Claude may use without asking in the current conversation. */
   readonly granted: readonly string[];
   /** The code of the last error of the log that was not overcome; null without one. */
   readonly lastError: { readonly code: string; readonly isTerminal: boolean } | null;
-  /** Claude has said something since the prompt under way was taken up. */
+  /** Whether Claude has said something since the prompt under way was taken up. */
   readonly hasReply: () => boolean;
-  /** The person of the prompt under way has seen something of it: a fault, a preview, a reply, or that Claude is at work. */
+  /** Whether the person of the prompt under way has seen something of it: a fault, a preview, a reply, or that Claude is at work. */
   readonly isSeen: (prompt: Prompt) => boolean;
-  /** The person of this envelope was greeted before. */
+  /** Whether the person of this envelope was greeted before. */
   readonly isWelcome: (envelope: Envelope) => boolean;
   /** The newest prompt that was announced. */
   readonly announcedUpTo: () => number;
-  /** The text of a message of this person that ended already; null where it is not known. */
+  /** The text of this person's message of that time, once it has ended; null where it is not known. */
   readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
   /** The spending of the envelope's person today, beside the limit; null without a limit. */
   readonly spend: (envelope: Envelope) => Spend | null;
@@ -218,7 +218,7 @@ type Facts = {
   setBack: { generation: number };
   /** The person has seen nothing of this prompt for minutes, while Claude is at work on it. */
   slow: { id: number };
-  /** These questions were not answered in half of their time (`isLast` false), or in time. */
+  /** These questions were not answered within half of their time (`isLast` false), or within all of it. */
   expired: { askIds: readonly string[]; isLast: boolean };
 };
 
@@ -262,7 +262,7 @@ type Changes = {
   open: { id: number; envelope: Envelope; versions: readonly Millis[] };
   /** The prompt has its outcome; without an envelope the message itself is gone, and cannot be marked. `left`: its preview's last words. */
   finish: { id: number; envelope: Envelope | null; outcome: Outcome; left: string };
-  /** The person was told of the fault, and that the prompt is tried on. */
+  /** The person was told of the fault, and that the prompt is tried further. */
   tell: { id: number; envelope: Envelope; code: ErrorCode };
   /** Posts the prompt in the current conversation, which is made where there is none. */
   ask: { id: number };
@@ -270,11 +270,11 @@ type Changes = {
   again: { id: number; isLost: boolean; tries: Tries; waitMs: Millis };
   /** Claude did not take an answer. `tries`: its failures so far; null where no other answer is wanted. */
   unanswered: { postId: number; tries: Tries | null };
-  /** Claude waits for a person before this prompt's turn goes on; or not any more. */
+  /** Whether Claude waits for a person before this prompt's turn goes on. */
   wait: { id: number; envelope: Envelope; isWaiting: boolean };
   /** Claude hears yes or no, and why not; a call of ours runs, or is dropped. `approver`: the person's id; null for no person. */
   answer: { use: ToolUse; isAllowed: boolean; reason: string; approver: string | null };
-  /** Claude calls a tool of ours: the journal takes it down. */
+  /** Claude calls a tool of ours: the journal records the call. */
   call: { sessionId: string; turn: string; use: ToolUse };
   /** Claude rests: its calls that need a yes are asked for together. */
   look: { sessionId: string };
@@ -344,7 +344,7 @@ export const finish = (
   left: outcome === "cancelled" ? "(stopped)" : "(no answer)",
 });
 
-/** Ends a prompt that failed, in words. */
+/** Ends a prompt that failed, and tells the person `text`. */
 export const fail = (prompt: Pick<Prompt, "id" | "envelope">, why: Why, text: string): Change[] => [
   say(why, prompt.id, text, { draftOf: prompt.id }),
   finish(prompt, "failed"),
@@ -373,7 +373,7 @@ export const refuse = (use: ToolUse, reason: string): Change => ({
   approver: null,
 });
 
-/** Everything that Claude waits for in the conversation of now, or that runs here for it, is answered with a no. */
+/** A no to everything that Claude waits for in the current conversation, or that runs here for it. */
 export const refuseAll = ({ asks, calls }: View): Change[] =>
   [...asks.flatMap(({ use, call }) => (call === null ? use : [])), ...calls].map((use) => refuse(use, goneOnText));
 

@@ -142,7 +142,7 @@ function openPrompt(view: View, { id, envelope }: FactOf<"received">, replaces: 
   ];
 }
 
-/** The open prompt of this person that a time of sending names, in any of its versions. */
+/** The open prompt of this person of which any version was sent at this time. */
 function versionOf({ named }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
   return named(sentAt).find(
     ({ envelope }) => source !== null && envelope.source !== null && isSameAddress(envelope.source, source),

@@ -67,7 +67,7 @@ type FenceLine = {
   readonly margin: string;
   readonly marks: string;
   readonly rest: string;
-  /** `rest` is blank, or can be what an opening fence says of its code. */
+  /** Whether `rest` is blank, or can be the info of an opening fence. */
   readonly isInfo: boolean;
   readonly kind: "end" | "opening" | "loose";
 };

@@ -151,7 +151,7 @@ const disconnect: Effect = { type: "disconnect" };
 
 const stay = (state: State): Step => [state, nothing];
 
-/** Every pair of event and state is a decision. The shell's slips are decided too: an event of an earlier life changes nothing. */
+/** Every pair of event and state has its handler, those of the shell's slips too: an event of an earlier life changes nothing. */
 const table: Table = {
   start: { DISCONNECTED: begin, RECONNECTING: stay, SYNCING: stay, CONNECTED: stay },
   connected: { DISCONNECTED: hangUp, RECONNECTING: open, SYNCING: stay, CONNECTED: stay },

@@ -17,10 +17,10 @@ type Answer = Consent["answer"];
 const unseen = /[\p{Cf}\p{Variation_Selector}\p{Emoji_Modifier}\p{Default_Ignorable_Code_Point}]/gu;
 const pictures = /\p{Extended_Pictographic}|[✗✘∞]/gu;
 
-/** The text with compatibility forms made one, in lower case, without characters that are invisible or only decorate. */
+/** The text in NFKC and lower case, without characters that are invisible or only decorate. */
 export const toPlain = (text: string): string => text.normalize("NFKC").replace(unseen, "").toLowerCase();
 
-/** Words with one blank between them, without smileys made of letters; a question mark stays, for it asks. */
+/** The words with one blank between them, without smileys made of letters; a question mark stays, since it makes a question of them. */
 function toWords(text: string): string {
   return toPlain(text)
     .replaceAll(/[:;=]-?[)dp]+(?![\p{L}\p{N}])/gu, " ")

@@ -25,7 +25,7 @@ export function emphasisIn(text: string): ReadonlyMap<number, Emphasis> {
 
 type Run = {
   readonly mark: string;
-  /** Index of the first delimiter that is left of the run. */
+  /** Index of the run's first delimiter that is not used yet. */
   at: number;
   left: number;
   readonly length: number;

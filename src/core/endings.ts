@@ -14,7 +14,7 @@ const deaths: { readonly [name: string]: ErrorCode } = {
   overloaded_error: "claude_overloaded",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
-  // The same prompt would run, and cost, as much again.
+  // A fault that is not tried again, since the same prompt would cost as much again.
   tool_use_limit_reached_error: "claude_tool_limit",
 };
 
@@ -69,7 +69,7 @@ function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
     : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
 }
 
-/** The person hears of an outage after more failures, or before a longer wait, than these: a shorter outage ends before it is read of. */
+/** The failures, and the wait, beyond which the person is told of an outage: a shorter one is over before the message is read. */
 const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
 

@@ -5,7 +5,7 @@
 import type { Millis } from "./model.ts";
 
 /**
- * - `backoff`: try again later by the site's backoff. `after`: likewise, the server named the earliest time.
+ * - `backoff`: try again later by the site's backoff. `after`: likewise, but not before the time that the server named.
  * - `person`: only a person can mend it. `never`: this item failed for good; go on with the next.
  */
 export type RetryClass = "backoff" | "after" | "person" | "never";
@@ -37,7 +37,7 @@ const row = (retry: RetryClass, title: string, hint: string, chat?: string, spec
 const saying = (retry: RetryClass, special?: Special) => (title: string, hint: string, chat?: string) =>
   row(retry, title, hint, chat, special);
 const [backoff, after, never] = [saying("backoff"), saying("after"), saying("never")];
-/** Tried again, for a person mends it while signalman runs. */
+/** Faults that are tried again, since a person mends them while signalman runs. */
 const mend = saying("backoff", { isLasting: true, exit: 2 });
 const person = (title: string, hint: string, special?: Special) => row("person", title, hint, undefined, special);
 

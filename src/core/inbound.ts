@@ -1,7 +1,7 @@
 /**
- * Decides what to do with an envelope, and why. Default deny: whatever a person sends who is not on the allow list is dropped, and nothing
- * of it is kept. Normal traffic without anything to answer is ignored. Any other envelope is a prompt, a command, an answer to a question
- * of Claude's, or takes an earlier prompt back.
+ * Decides what to do with an envelope, and why. Default deny: every envelope of a sender who is not on the allow list is dropped, and
+ * nothing of it is kept. Normal traffic without anything to answer is ignored. Any other envelope is a prompt, a command, an answer to a
+ * question of Claude's, or takes an earlier prompt back.
  */
 import { parseCommand } from "./commands.ts";
 import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
@@ -58,7 +58,7 @@ export type DropReason =
 export type InboundOptions = {
   readonly account: Account;
   readonly allow: readonly AllowRule[];
-  /** Groups answer only when mentioned or quoted, unless this is set. */
+  /** Claude answers in groups only where it is mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
   /** The account (ACI) that an allowed number had when it first wrote; null before it did. */
   readonly accountOf?: (number: string) => string | null;

@@ -66,7 +66,7 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
 
 const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code", "blockquote"].includes(type);
 
-/** "For example:", and a line in bold alone, which models write for a heading. */
+/** The end of a block that leads in to the next: "For example:", or a line in bold alone, which models write for a heading. */
 const leads = /[:：][*_]*\s*$|^\*\*[^*\n]+\*\*\s*$/;
 
 /** Reading ends at this many times `lengthMax` of prose, as Markdown is hardly longer than its text, unless it shows nothing. */
@@ -78,7 +78,7 @@ const textBefore = (before: string, { type, raw }: Token): string =>
 const beforeLength = 400;
 
 type Context = {
-  /** Quotes and lists around this. */
+  /** How many quotes and lists are around the token. */
   readonly depth: number;
   /** Targets that a link has shown already: their definitions at the end of the text would only repeat them. */
   readonly shownUrls: Set<string>;
@@ -188,7 +188,7 @@ function indented({ depth }: Context, text: string, first: string, rest = " ".re
   return [put(first, head), ...others.map((line) => put(rest, line))].join("\n");
 }
 
-/** How GitHub and Obsidian begin a quote that is a note. */
+/** The beginning of a quote that GitHub and Obsidian show as a note. */
 const alert = /^\[!([A-Za-z]+)\][+-]?(?:[ \t]+(?=\S))?/;
 const alertWord = (raw: string, name: string): string => {
   const word = name.charAt(0).toUpperCase() + name.slice(1).toLowerCase();

@@ -12,7 +12,7 @@ export type Border = {
   readonly isLed: boolean;
 };
 
-/** A block that may be cut, one that is better not (a list, a table, code), an item of one. */
+/** `prose`: a block that may be cut. `solid`: a block that is better not cut (a list, a table, code). `item`: an item of a block. */
 export type BorderKind = "prose" | "solid" | "item";
 
 type Style = StyleRange["style"];
@@ -24,9 +24,9 @@ const styleMarks: { readonly [style in Style]: string } = {
   MONOSPACE: "\ufdd6\ufdd7",
   SPOILER: "\ufdd9\ufdda",
 };
-/** Before a line that stands at the margin, whatever it is nested in. */
+/** The mark before a line that stands at the margin, whatever it is nested in. */
 export const margin = "\ufdd8";
-/** A tab in the code of a list. */
+/** The mark for a tab in the code of a list. */
 export const tab = "\ufddf";
 export const withTabs = (text: string): string => text.replaceAll(tab, "\t");
 const ledMark = "\ufdde";

@@ -171,12 +171,12 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
     }
   | {
       readonly type: "usage";
-      /** All that was read, from the cache and into it included. */
+      /** All input tokens, those read from the cache and written into it included. */
       readonly inputTokens: number;
       readonly outputTokens: number;
       /** List cost in US cents, with fractions; null where it is not known. */
       readonly costCents: number | null;
-      /** The sums of the session so far (a session elsewhere), and not those of one turn (a log that is kept here). */
+      /** True for the sums of the session so far (a session elsewhere), false for those of one turn (a log that is kept here). */
       readonly isTotal: boolean;
     }
   /**

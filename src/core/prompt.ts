@@ -13,11 +13,11 @@ const voiceBytesMax = 16 * 1024 * 1024;
 type Fetch = { readonly file: Attachment; readonly bytesMax: number };
 
 export type FilePlan = {
-  /** To be fetched, at most `bytesMax` each. */
+  /** Files to fetch, at most `bytesMax` each. */
   readonly fetch: readonly Fetch[];
-  /** To be fetched and written down, where a program for it is set. */
+  /** Voice notes to fetch and to write down, where a program for it is set. */
   readonly voice: readonly Fetch[];
-  /** Said to Claude in words, one sentence each. */
+  /** Sentences that tell Claude of files which it does not get, one each. */
   readonly refused: readonly string[];
 };
 
@@ -54,7 +54,7 @@ export function describe({ fileName, contentType }: Attachment): string {
 
 /**
  * The prompt's text. A quoted message comes first as context; in a group the sender's name goes before the text, since one
- * session serves all its members. Who is mentioned is named, in the text and in the quote.
+ * session serves all its members. Mentions become names, in the text and in the quote.
  */
 export function promptText(envelope: Envelope, account: Account, longText: string | null, nameOf?: NameOf): string {
   const body = textOf(envelope);

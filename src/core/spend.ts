@@ -3,7 +3,7 @@ import type { Address } from "./model.ts";
 
 /** Tokens, and their list cost as far as there is one. */
 export type Sum = {
-  /** All that was read, from the cache and into it included. */
+  /** All input tokens, those read from the cache and written into it included. */
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly costCents: number;
@@ -15,11 +15,11 @@ export type Sum = {
 export type Spend = {
   readonly limitCents: number;
   readonly cents: number;
-  /** When the day ends, for people. */
+  /** When the day ends, in words. */
   readonly until: string;
   /** This day and person, as the subject of a message. */
   readonly subject: string;
-  /** The person was told today that most of it is spent. */
+  /** Whether the person was told today that most of the limit is spent. */
   readonly isTold: boolean;
 };
 

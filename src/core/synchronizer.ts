@@ -13,7 +13,7 @@
  */
 import type { Context, JsonValue, Stamps } from "./model.ts";
 
-/** Values to write, by key. A removal is no value: `SyncResult.stamps` says it. */
+/** Values to write, by key. A removal is not among them: `SyncResult.stamps` has it. */
 export type Diff = Context;
 
 export type SyncResult = {

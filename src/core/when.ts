@@ -62,7 +62,7 @@ export function dayOf(at: Millis, timeZone: string): string {
 
 const minuteMs: Millis = 60_000;
 
-/** A unit, its length, and that of the next. */
+/** The units of a duration, each with its length and the length of the next. */
 const units: readonly (readonly [name: string, ms: Millis, nextMs: Millis])[] = [
   ["d", 86_400_000, Infinity],
   ["h", 3_600_000, 86_400_000],

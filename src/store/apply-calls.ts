@@ -33,7 +33,7 @@ export function createCallWrites(store: Store, world: Surroundings) {
   } satisfies Partial<Writes>;
 }
 
-/** A person says yes to a call that was asked, or no; or it is not wanted any more. Returns the id of its session. */
+/** Allows or drops a call: a person said yes or no, or the call is not wanted any more. Returns the id of its session. */
 export function answerCall(
   store: Store,
   world: Surroundings,
@@ -59,7 +59,7 @@ function postResult(
   posts.add(sessionId, "result", useId, request, world.now());
 }
 
-/** Ends a call that was not answered: one that has not begun never does, one that runs is stopped. Returns the id of its session. */
+/** Ends a call that has no result: a call that has not begun never runs, one that runs is stopped. Returns the id of its session. */
 function dropCall(store: Store, world: Surroundings, useId: string, reason: string, approver: string | null) {
   const { calls, db } = store;
   const call = calls.get(useId);

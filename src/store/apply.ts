@@ -25,7 +25,7 @@ export type Chats = ReturnType<typeof createChats>;
 export function createChats(store: Store, world: Surroundings) {
   const viewOf = createView(store, world);
   const apply = createApply(store, world);
-  /** Part of the caller's transaction, if there is one. */
+  /** Decides on a fact and writes the changes, in the caller's transaction if there is one. */
   const settle = (chat: Chat, fact: Fact): readonly Change[] =>
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
@@ -94,13 +94,13 @@ export function createChats(store: Store, world: Surroundings) {
   };
 }
 
-/** A message that did not become a prompt is over with its decision. */
+/** Whether a message did not become a prompt, and so is over with its decision. */
 const isNoPrompt = (fact: Fact, changes: readonly Change[]): fact is FactOf<"received"> =>
   fact.type === "received" && fact.id > 0 && !changes.some((change) => change.do === "open" && change.id === fact.id);
 
 type Settle = (chat: Chat, fact: Fact) => unknown;
 
-/** Claude does not take this answer, or this stop, and never will: it is as if it had not been given. */
+/** Claude does not take this answer, or this stop, and never will: the post counts as if it had never been made. */
 function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surroundings, settle: Settle) {
   return ({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void =>
     db.transaction(() => {

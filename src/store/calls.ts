@@ -56,7 +56,7 @@ const fields = [
 
 export type Calls = ReturnType<typeof createCalls>;
 
-/** Every method that moves a row answers whether it did. */
+/** Every method that moves a row returns whether it did. */
 export function createCalls(db: Database) {
   const { one, many, run, value, values } = table<Call>(db, "calls", fields, { json: ["input"], flags: ["isError"] });
   type Said = Partial<Pick<Call, "basis" | "approver" | "content" | "isError">>;

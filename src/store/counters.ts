@@ -33,7 +33,7 @@ export function createCounters(db: Database) {
   };
   db.onRollback(() => added.clear());
   return {
-    /** Part of the caller's transaction. */
+    /** Adds to the sums, as part of the caller's transaction. */
     add(counted: { readonly [name in CounterName]?: number }): void {
       for (const [name, by] of Object.entries(counted)) added.set(name, (added.get(name) ?? 0) + by);
       db.beforeCommit(write);

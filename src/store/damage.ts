@@ -91,7 +91,7 @@ export type FileWatch = {
 export function watchFiles(file: string): FileWatch {
   const idOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
   const files = ["", "-wal", "-shm"].map((suffix) => [file + suffix, idOf(file + suffix)] as const);
-  // POSIX drops all locks that a process has on a file when it closes any descriptor of it, SQLite's too: it stays open.
+  // POSIX drops all locks of a process on a file, SQLite's too, when the process closes any descriptor of it: `shm` stays open.
   const shm = openSync(`${file}-shm`, "r");
   let seen = lastWrite(file, shm);
   let isForeign = false;

@@ -14,7 +14,7 @@ export const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"fil
 
 type Row = { readonly chatKey: string; readonly remoteId: string | null; readonly context: string };
 
-/** Part of the caller's transaction. */
+/** Deletes one conversation, as part of the caller's transaction. */
 export function forgetSession(db: Database, id: string): void {
   const { get, run } = statements(db);
   const session = get<Row>`SELECT chat_key AS chatKey, remote_id AS remoteId, context FROM sessions WHERE id = ${id}`;

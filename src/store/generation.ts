@@ -33,7 +33,7 @@ export function createGeneration(db: Database, counters: Counters, home: string)
   return {
     /** True where the database lacks rows that it had when the file was written, until `acknowledge`. */
     isSetBack: (): boolean => isSetBack,
-    /** Part of the caller's transaction; nothing before a loss is acknowledged. */
+    /** Makes the number grow, as part of the caller's transaction; does nothing before a loss is acknowledged. */
     advance(): void {
       if (!isSetBack) grow();
     },

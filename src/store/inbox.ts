@@ -1,7 +1,7 @@
 /**
  * The durable inbox: messages that were accepted from Signal and are owed an outcome.
  *
- *   accept ─▶ open ─▶ done: answered | failed | cancelled        commands and answers are done with the decision that they are
+ *   accept ─▶ open ─▶ done: answered | failed | cancelled        commands and answers are done with the decision about them
  *
  * The request to Claude for a row is its post (`posts.ts`).
  */

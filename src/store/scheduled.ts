@@ -18,7 +18,7 @@ export function createReminders(db: Database) {
     ofChat: (chat: string) => many`WHERE chat_key = ${chat} ORDER BY number`,
     /** How many reminders a person has in all chats. */
     countOf: (person: string) => value<number>`SELECT count(*) FROM reminders WHERE person = ${person}` ?? 0,
-    /** Reminders whose time has come, the earliest first. Asked each second: while none is due, no rows are read. */
+    /** Reminders whose time has come, the earliest first. Asked each second: while none is due, this reads nothing. */
     due(now: Millis, most: number): readonly Reminder[] {
       const first = value<Millis>`SELECT min(due_at) FROM reminders`;
       return first === null || first > now ? [] : many`WHERE due_at <= ${now} ORDER BY due_at, id LIMIT ${most}`;

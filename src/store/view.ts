@@ -21,7 +21,7 @@ export type Surroundings = {
   readonly isAskedAnew: boolean;
   readonly newId: () => string;
   readonly backend: string;
-  /** The next stamp of a key that is set here. */
+  /** The stamps after a key was set here. */
   readonly stamp: (stamps: Stamps, key: string) => Stamps;
   /** The emoji that a message of a person is marked with; null for no mark. */
   readonly emojiOf: (stage: Stage) => string | null;
@@ -63,7 +63,7 @@ export type Surroundings = {
     | "projects"
     | "granted"
   >;
-  /** Asserts what must hold after each decision: in tests and simulation. */
+  /** Whether the invariants of a chat are asserted after each decision: in tests and simulation. */
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
   readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
@@ -127,7 +127,7 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
 export function createView(store: Store, world: Surroundings) {
   const { inbox, posts, sessions, log, settings } = store;
   const asksOf = createAsks(store, world);
-  /** `exceptId`: a row that is being decided on, and is open for now. */
+  /** `exceptId`: the row that is being decided on, which is open until that is done. */
   return (chat: Chat, exceptId = 0): View => {
     const key = chatKey(chat);
     const account = world.account();
