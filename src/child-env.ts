@@ -1,6 +1,6 @@
 /**
- * The environment of the programs that we start: what a program needs to find its way about this machine, by name, and nothing
- * else. So no child gets a key of ours, and no variable of the runtime (`BUN_…`, `NODE_…`, `LD_…`) steers it. And how they end.
+ * The environment of the programs that we start, and their end. A child gets only listed variables, which a program needs on this
+ * machine, so that no child gets a key of ours, and no variable of the runtime (`BUN_…`, `NODE_…`, `LD_…`) steers it.
  */
 import { readdir, readFile } from "node:fs/promises";
 
@@ -15,16 +15,16 @@ export function childEnv(
   return { ...Object.fromEntries(Object.entries(env).filter(([name]) => passed.test(name))), ...extra };
 }
 
-/** A negative `pid` is a group. */
+/** Sends a signal to a process, or to a group where `pid` is negative. */
 export function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
   try {
     process.kill(process.platform === "win32" ? Math.abs(pid) : pid, how);
   } catch {
-    // It has ended by itself.
+    // The process has ended by itself.
   }
 }
 
-/** Linux: ends what has left the group, but carries the mark in its environment. */
+/** Ends, on Linux, processes that have left the group but carry the mark in their environment. */
 export async function killMarked(mark: string): Promise<void> {
   if (process.platform !== "linux") return;
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/u.test(name))) {

@@ -17,7 +17,7 @@ export interface Clock {
   sleep(ms: Millis, signal?: AbortSignal): Promise<void>;
 }
 
-/** Ends when `ms` have passed, which sets `isLate`, or any of `signals` aborts; dispose of it when what it bounds is over. */
+/** Ends when `ms` have passed, which sets `isLate`, or any of `signals` aborts; dispose of it when the bounded work is over. */
 export function startDeadline(clock: Clock, ms: Millis, ...signals: readonly AbortSignal[]) {
   const [done, late] = [new AbortController(), new AbortController()];
   void clock.sleep(ms, done.signal).then(() => done.signal.aborted || late.abort());
@@ -44,5 +44,5 @@ export const systemClock: Clock = {
 
 export const systemRandom: Random = () => Math.random();
 
-/** Where this machine is, as an IANA name. */
+/** The time zone of this machine, as an IANA name. */
 export const localZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;

@@ -18,7 +18,7 @@ import type { SettingKey, settings } from "./settings.ts";
 
 type Values = { readonly [K in SettingKey]: v.InferOutput<(typeof settings)[K]["schema"]> };
 
-/** No settings, since no other value would serve a person better. */
+/** Limits that are no settings, since no other value would serve a person better. */
 const constants = { staleAfterMs: 90_000, stableAfterMs: 30_000, drainMs: 10_000 } as const;
 
 type Limits = { readonly [key in keyof typeof constants | "retentionDays"]: number };
@@ -31,26 +31,26 @@ export type Origin = "default" | "file" | "environment" | "flag";
 export type Loaded = {
   readonly config: Config;
   readonly origins: { readonly [K in SettingKey]: Origin };
-  /** What each setting was given as, secrets included: for `config show`, which masks them. */
+  /** Each setting as it was given, secrets included: for `config show`, which masks them. */
   readonly given: { readonly [K in SettingKey]: unknown };
   /** One sentence each. */
   readonly warnings: readonly string[];
 };
 
 export type Sources = {
-  /** By setting key, as written on the command line. */
+  /** The flags by setting key, as written on the command line. */
   readonly flags: Readonly<Partial<Record<string, string>>>;
   readonly env: Readonly<Partial<Record<string, string>>>;
 };
 
 const defaultHome = (): string => envPaths("signalman", { suffix: "" }).data;
 
-/** The home folder: it says where the file is, so that the file does not count. */
+/** The home folder. The file cannot name it, since it tells where the file is. */
 export const resolveHome = ({ flags, env }: Sources): string =>
   resolve(flags["home"] ?? (env[variableOf("home")] || defaultHome()));
 
 /**
- * Reads the file and puts the four sources together. Nothing is created.
+ * Reads the file and puts the four sources together. Creates no file.
  * @throws BridgeError `config` naming the setting, where it was given, and the nearest key or the accepted form
  */
 export function loadConfig({ flags, env }: Sources): Loaded {
@@ -125,7 +125,7 @@ function refuseLooseFile(path: string): void {
   });
 }
 
-/** `@file` is read: relative to the home when it stands in the file there, else to the working folder. */
+/** Reads the text of `@file`: relative to the home for the setting of config.toml, else to the working folder. */
 function readPrompt(value: string, origin: Origin, home: string): string {
   if (!value.startsWith("@")) return value;
   const path = origin === "file" ? resolve(home, value.slice(1)) : resolve(value.slice(1));
@@ -146,7 +146,7 @@ function refuseOpenListen({ listen, trustListen }: Values): void {
 function unknownVariables(env: Sources["env"]): string[] {
   const prefix = "SIGNALMAN_";
   const known = settingKeys.map(variableOf);
-  // What all of them begin with is no likeness.
+  // The common prefix does not count as likeness.
   const bare = (name: string): string => name.slice(prefix.length);
   return Object.keys(env)
     .filter((name) => name.startsWith(prefix) && !known.includes(name))

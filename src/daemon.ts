@@ -297,7 +297,7 @@ function createHealth(
   return () => {
     const known = storeFault() ?? checkup.fault();
     const state = connection.state();
-    // A process that answers is not healthy while Signal has not shown for so long that it delivers.
+    // A daemon without a recent proof of life from Signal is not healthy, even where it answers.
     const ageMs = clock.monotonic() - (state.lastProofAt ?? startedAt);
     if (known !== null || ageMs <= config.limits.staleAfterMs) return known;
     const why = state.name === "DISCONNECTED" && state.fault !== null ? `: ${state.fault.message}` : "";

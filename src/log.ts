@@ -19,7 +19,7 @@ export type LogFields = Readonly<Record<string, unknown>>;
 export const logLevels = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof logLevels)[number];
 
-/** Constant message, data in fields. Never bodies, tokens or whole numbers. */
+/** Takes a constant message, with its data in fields; no bodies, tokens or whole numbers. */
 export type Log = Readonly<Record<LogLevel, (message: string, fields?: LogFields) => void>>;
 
 export type LogOptions = {
@@ -70,17 +70,17 @@ function prettyFormatter(hasColour: boolean): TextFormatter {
   });
 }
 
-/** As a person here reads it: `2026-11-23 13:00:05`. */
+/** Local time for a person: `2026-11-23 13:00:05`. */
 export const localTime = (at: number): string => new Date(at).toLocaleString("sv-SE");
 
 /**
- * Other people's words, and those of servers, for a terminal: a control character of theirs clears no screen and sets no title, and
- * nothing is turned around. Line breaks and tabs stay.
+ * Makes words of other people and of servers safe for a terminal: their control characters clear no screen, set no title and reverse no
+ * text. Line breaks and tabs stay.
  */
 export const harmless = (text: string): string =>
   text.replaceAll(/(?![\n\t])[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, "\ufffd");
 
-/** The same for JSON, where they can be told as they are: `JSON.stringify` leaves those above 126. */
+/** Does the same for JSON by escapes, since `JSON.stringify` leaves control characters above 126. */
 export const escapeControls = (json: string): string =>
   json.replaceAll(/[\u007f-\u009f\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, (sign) => {
     return `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`;
@@ -90,7 +90,7 @@ const depthMax = 6;
 const textLengthMax = 2_000;
 const itemsMax = 50;
 
-/** Fields that hold what people wrote, or what would open the account. */
+/** Fields that hold people's words, or a secret that would open the account. */
 const hiddenKey =
   /^(text|body|bodies|content|contents|prompt|reply|quote|caption|system|input|envelope|envelopes|base64|files?|captcha|challenge|fileName|sourceName)$|(token|secret|password|passphrase|api_?key|authorization|cookie|profile_?key|master_?key|entropy_?pool)$/i;
 
@@ -115,7 +115,7 @@ const redactField = (key: string, field: unknown, depth: number): unknown =>
     ? "[hidden]"
     : redact(field, depth + 1);
 
-/** The stack is shown of foreign errors only: those are bugs. Other own fields of an error (responses, requests) are left out. */
+/** Shows the stack of foreign errors only, which are bugs. Other own fields of an error (responses, requests) are left out. */
 function redactError(error: Error & { code?: unknown; status?: unknown }, depth: number): unknown {
   return {
     name: error.name,
@@ -144,7 +144,7 @@ export function redactText(text: string): string {
   return secrets.reduce((left, [pattern, replacement]) => left.replace(pattern, replacement), shown);
 }
 
-/** Without a number the beginning of the account id: only its owner recognises it. */
+/** The masked number, or else the beginning of the account id, which only its owner recognises. */
 export const maskAddress = ({ number, aci }: Address): string =>
   number === null ? (aci?.slice(0, 8) ?? "an account") : maskNumber(number);
 /** A phone number that only its owner recognises: `+1…42`. */

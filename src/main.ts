@@ -1,5 +1,5 @@
 #!/usr/bin/env bun
-/** argv in, exit code out: the only place that ends the process. */
+/** Runs argv and exits with its code: the only file that ends the process. */
 import { readFileSync } from "node:fs";
 import { systemClock, systemRandom } from "./clock.ts";
 import { commit, version } from "./version.ts";
@@ -8,7 +8,7 @@ const argv = process.argv.slice(2);
 const stopping = new AbortController();
 const interrupted = 130;
 
-/** Whether `nohup` has started it: then it outlives its terminal. **Source:** proc(5), SigIgn; SIGHUP is the lowest bit. */
+/** True where `nohup` started this process, which then outlives its terminal. **Source:** proc(5), SigIgn; SIGHUP is the lowest bit. */
 function isHangupIgnored(): boolean {
   if (process.platform !== "linux") return false;
   return /^SigIgn:\s*[\da-f]*[13579bdf]$/mu.test(readFileSync("/proc/self/status", "utf8"));
@@ -20,24 +20,24 @@ for (const name of ["SIGINT", "SIGTERM", ...(isHangupIgnored() ? [] : ["SIGHUP" 
     if (stopping.signal.aborted) process.exit(interrupted);
     stopping.abort(name);
   });
-/** The reader of a pipe went away (`signalman sessions | head`): no reader is left to tell. */
+/** Exits where the reader of a pipe went away (`signalman sessions | head`), since no reader is left. */
 process.stdout.on("error", () => process.exit(0));
 
-/** What is on this machine is asked directly, whatever proxy the environment names: it would see tokens and messages. */
+/** Requests to this machine go past a proxy of the environment, which would see tokens and messages. */
 const { NO_PROXY = "", no_proxy = "" } = process.env;
 process.env["NO_PROXY"] = process.env["no_proxy"] = [NO_PROXY, no_proxy, "localhost,127.0.0.0/8,127.0.0.1,::1,[::1]"]
   .filter(Boolean)
   .join(",");
 
-/** The runtime would print each request with its headers, the key among them. **Source:** Bun's documentation, "Debugging". */
+/** Keeps the runtime from printing each request with its headers, the key among them. **Source:** Bun's documentation, "Debugging". */
 process.env["BUN_CONFIG_VERBOSE_FETCH"] = "false";
 
-/** Set for another program, it would let each server be Claude; a certificate of one's own is named by NODE_EXTRA_CA_CERTS. */
+/** The variable, set for another program, would let any server pass for Claude; NODE_EXTRA_CA_CERTS names a certificate of one's own. */
 delete process.env["NODE_TLS_REJECT_UNAUTHORIZED"];
 
-/** What the program makes is for its owner alone, files that SQLite makes beside its own included. */
+/** Makes all files private to their owner, those that SQLite makes beside its own included. */
 process.umask(0o077);
-/** A fault that no code awaits: the runtime would print it with all that it holds. */
+/** Reports a fault that no code awaits, as the runtime would print it with all that it holds. */
 for (const name of ["uncaughtException", "unhandledRejection"] as const)
   process.on(name, (error: unknown) => void crash(error));
 
@@ -64,7 +64,7 @@ async function main(): Promise<number> {
   });
 }
 
-/** libsignal's threads do not count as work: without a timer the process would end beside a line that is still opening. */
+/** A timer keeps the process alive beside a line that is still opening, since libsignal's threads do not count as work. */
 void systemClock.sleep(Number.MAX_SAFE_INTEGER);
-// A daemon that was asked to stop has done what it was told; any other command was cut short.
+// A daemon that ends on SIGINT ends well, with code 0; a command that ends on it with a fault was cut short.
 void main().then((code) => process.exit(stopping.signal.reason === "SIGINT" && code !== 0 ? interrupted : code));

@@ -1,7 +1,7 @@
 /**
- * In Note to Self Claude's messages stand among one's own, on the same side and in one colour: a mark before them tells them apart.
- * And Signal rings for nothing there. Where a message of ours has stood there for a minute, and the owner has written nothing since, a
- * command of theirs is run, once until they write again. It gets no content: no argument, no input, no variable.
+ * `mark` and `notify`, for Note to Self. Claude's messages stand among one's own there, on the same side and in one colour: `mark` before
+ * them tells them apart. Signal rings for nothing there: where a message of ours has stood for a minute, and the owner has written
+ * nothing since, the owner's command `notify` is run, once until they write again, without content: no argument, no input, no variable.
  */
 import type { Clock } from "./clock.ts";
 import type { Millis, Outbound } from "./core/model.ts";
@@ -9,10 +9,10 @@ import type { Log } from "./log.ts";
 import { runHelper } from "./projects/runner.ts";
 import type { Transport } from "./signal/transport.ts";
 
-/** What is longer becomes an attached text in Signal's apps: there the mark is left out. */
+/** A longer message gets no mark, since Signal's apps make an attached text of it. */
 const bodyBytesMax = 2_000;
 
-/** The transport, whose messages to Note to Self begin with `mark`. */
+/** Wraps the transport, so that messages to Note to Self begin with `mark`. */
 export function withMark(transport: Transport, mark: string): Transport {
   const head = `${mark} `;
   const marked = (message: Outbound): Outbound => {
@@ -31,7 +31,7 @@ const commandMs: Millis = 60_000;
 
 type Deps = { readonly clock: Clock; readonly log: Log; readonly signal: AbortSignal };
 
-/** The transport, listened to. */
+/** Wraps the transport, so that `command` runs for a message in Note to Self after which the owner writes nothing. */
 export function withNotify(transport: Transport, command: string, { clock, log, signal }: Deps): Transport {
   let waiting: AbortController | null = null;
   const ring = async (): Promise<void> => {

@@ -1,5 +1,5 @@
 /**
- * ONE table of settings, from which come the file's keys, the variables, the flags, `config show`, the README and the type.
+ * The one table of settings: the file's keys, the variables, the flags, `config show`, the README and the type come from it.
  *
  * A setting `signalUrl` is `signal_url` in the file, `SIGNALMAN_SIGNAL_URL` in the environment and `--signal-url` as a flag.
  */
@@ -11,10 +11,10 @@ import { logLevels } from "./log.ts";
 import { readProjects, type Project } from "./projects/folders.ts";
 import { releaseKey, releasesUrl } from "./version.ts";
 
-/** What a value may be, with its words for the error and the README. */
+/** The schema of a value, with the words for its accepted form in errors and in the README. */
 const form = <S extends v.GenericSchema>(schema: S, accepts: string) => ({ schema, accepts });
 
-/** A word read by `read`, which answers undefined where it cannot be. */
+/** The schema of a word that `read` reads; undefined from `read` refuses the word. */
 const word = <T>(read: (word: string) => T | undefined) =>
   v.pipe(
     v.string(),
@@ -50,7 +50,7 @@ const money = form(
   "an amount such as 2.50",
 );
 const httpUrl = word((url) => (/^https?:$/.test(URL.parse(url)?.protocol ?? "") ? url.replace(/\/+$/, "") : undefined));
-/** Where a Signal TLS proxy is, by the link with which people share one; null for any other URL. **Source:** support.signal.org, "Proxy Support". */
+/** The host of a Signal TLS proxy, by the link that people share; null for another URL. **Source:** support.signal.org, "Proxy Support". */
 export const signalTlsPlace = (url: string): string | null =>
   /^(?:https|sgnl):\/\/signal\.tube\/#([\w.-]+(?::\d+)?)$/i.exec(url)?.[1] ?? null;
 const proxyUrl = word((url) => {
@@ -69,7 +69,7 @@ const isUuid = (text: string): boolean => v.is(v.pipe(v.string(), v.uuid()), tex
 /** Signal names a group by 32 bytes. */
 const isGroupId = (text: string): boolean => v.is(v.pipe(v.string(), v.base64()), text) && atob(text).length === 32;
 
-/** Who may be talked with: `self`, a number, an account id, a group. */
+/** The schema of an addressee: `self`, a number, an account id, a group. */
 export const addressee = word((who): AllowRule | undefined => {
   if (who === "self") return { kind: "self" };
   const number = toNumber(who);
@@ -78,7 +78,7 @@ export const addressee = word((who): AllowRule | undefined => {
   const id = who.startsWith("group:") ? who.slice("group:".length) : "";
   return isGroupId(id) ? { kind: "group", id } : undefined;
 });
-/** Null for what is none. */
+/** Reads an addressee; null for words that name none. */
 export function readAddressee(words: string): AllowRule | null {
   const result = v.safeParse(addressee, words);
   return result.success ? result.output : null;
@@ -89,7 +89,7 @@ const rules = form(
   "a list of numbers with their country code, account ids (UUID), self, and group:<id in standard base64>",
 );
 
-/** Where the status server listens; `host` without the brackets of IPv6. Port 0 takes a free one. */
+/** The address of the status server; `host` without the brackets of IPv6. Port 0 takes a free one. */
 export type ListenAddress = { readonly host: string; readonly port: number };
 
 const address = word((given): ListenAddress | null | undefined => {
@@ -101,7 +101,7 @@ const address = word((given): ListenAddress | null | undefined => {
 
 const sign = word((given) => (/^[^\s\p{C}]+$/u.test(given) && Buffer.byteLength(given) <= 12 ? given : undefined));
 
-/** Says its own faults: they lie deep in tables. */
+/** The schema of the projects, with the messages of `readProjects`, since their faults lie deep in tables. */
 const projects = v.pipe(
   v.unknown(),
   v.rawTransform<unknown, readonly Project[]>(({ dataset, addIssue, NEVER }) => {
@@ -122,7 +122,7 @@ type Extra = {
   /** The variable where it is not SIGNALMAN_ and the key. */
   readonly variable?: string;
   readonly isSecret?: true;
-  /** It says where the file is, so it cannot stand in the file. */
+  /** The setting tells where the file is, so it cannot stand in the file. */
   readonly isOutsideFile?: true;
 };
 
@@ -131,11 +131,11 @@ export type Setting = Extra & {
   readonly schema: v.GenericSchema;
   /** The accepted form, for the error and the README. */
   readonly accepts: string;
-  /** All that it may be, where that is a few words. */
+  /** All accepted values, where they are a few words. */
   readonly words?: readonly string[];
   /** The default as a person would write it; null where there is none. */
   readonly fallback: string | null;
-  /** One phrase: what it is for, with its unit. */
+  /** The purpose of the setting in one phrase, with its unit. */
   readonly doc: string;
 };
 

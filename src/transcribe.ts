@@ -1,4 +1,4 @@
-/** Voice notes by a command of the person's choice: it gets the file's path as its last word and prints what is said. */
+/** Writes voice notes down by a command of the owner's choice: it gets the file's path as its last word and prints what is said. */
 import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,11 +10,11 @@ import type { Transcribe } from "./loops/bridge.ts";
 import { runHelper } from "./projects/runner.ts";
 
 const timeoutMs: Millis = 180_000;
-/** What was written down last is not asked for again, which may cost money: by a retry, or `/retry`. */
+/** Texts that are kept, so that a retry or `/retry` does not run the command again, which may cost money. */
 const keptMax = 20;
 const endings: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-m4a": "m4a" };
 
-/** The file is 0600 in a folder of its own, and gone when the command has ended, which ends with all that it started. */
+/** The file is 0600 in a folder of its own, and is removed when the command has ended with all that it started. */
 export function createTranscribe(
   command: string,
   { log, clock }: { readonly log: Log; readonly clock: Clock },

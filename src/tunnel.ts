@@ -1,6 +1,6 @@
 /**
- * A SOCKS proxy, or a Signal TLS proxy, as the HTTP proxy that fetch, `node:https` and libsignal all take: on a free port of loopback,
- * for this process alone.
+ * Opens a SOCKS proxy, or a Signal TLS proxy, as the HTTP proxy that fetch, `node:https` and libsignal all take: on a free port of
+ * loopback, for this process alone.
  *
  *   CONNECT name:port ─▶ SOCKS: the proxy connects to the name it is told
  *                      ─▶ Signal TLS: the proxy reads the name in the TLS that goes through, and knows Signal's hosts alone
@@ -17,25 +17,25 @@ const tlsPort = 443;
 
 export type HttpProxy = { readonly url: string; close(): Promise<void> };
 
-/** Names are resolved by the proxy. */
+/** The URL of a SOCKS proxy, which resolves names itself, with its port. */
 const throughSocks = (url: string): string =>
   Object.assign(new URL(url), { port: new URL(url).port || socksPort }).href;
 
-/** Is handed each tunnel. A certificate of the proxy that the machine does not trust is refused: the tunnel ends. */
+/** A server for the tunnels through a Signal TLS proxy. A certificate that this machine does not trust ends the tunnel. */
 function throughTls(place: string): HttpServer {
   const { hostname: host, port } = new URL(`https://${place}`);
   const server = createServer((near) => {
     const far = connect({ host, port: Number(port) || tlsPort, servername: host });
-    // Who asked gives up by itself where the proxy says nothing.
+    // The client gives up by itself where the proxy is silent.
     near.on("error", () => undefined).on("close", () => far.destroy());
     far.on("error", () => undefined).on("close", () => near.destroy());
     near.pipe(far).pipe(near);
   });
-  // Its type asks for requests, which there are none of.
+  // proxy-chain takes an HTTP server, but gives it tunnels only and no request.
   return server as HttpServer;
 }
 
-/** `url` is `socks5://…` or the link of a Signal TLS proxy. Resolves once the port listens; only who knows the login in the result gets through. */
+/** `url` is `socks5://…` or the link of a Signal TLS proxy. Resolves once the port listens, which takes only the login in the result. */
 export async function openTunnel(url: string): Promise<HttpProxy> {
   const place = signalTlsPlace(url);
   const way = place === null ? { upstreamProxyUrl: throughSocks(url) } : { customConnectServer: throughTls(place) };

@@ -1,4 +1,4 @@
-/** What this program calls itself; the commit is put in by `build.ts`. */
+/** The name and version of this program; `build.ts` puts the commit in. */
 import manifest from "../package.json" with { type: "json" };
 
 declare const SIGNALMAN_COMMIT: string | undefined;
@@ -8,9 +8,9 @@ declare const SIGNALMAN_RELEASE_KEY: string | null | undefined;
 export const version: string = manifest.version;
 /** Short commit of the build, or `source` when run from the source. */
 export const commit: string = typeof SIGNALMAN_COMMIT === "string" ? SIGNALMAN_COMMIT : "source";
-/** Where the releases of this build are, null where the build names no place. */
+/** The URL of this build's releases; null where the build names none. */
 export const releasesUrl: string | null = typeof SIGNALMAN_RELEASES === "string" ? SIGNALMAN_RELEASES : null;
-/** The public key (minisign) that signs them; null in a build without one: then only TLS says whose they are. */
+/** The public key (minisign) that signs the releases; null in a build without one, where only TLS tells whose they are. */
 export const releaseKey: string | null = typeof SIGNALMAN_RELEASE_KEY === "string" ? SIGNALMAN_RELEASE_KEY : null;
-/** Where the documents are; null where the build names no place. */
+/** The URL of the documents; null where the build names none. */
 export const homepage: string | null = releasesUrl?.replace(/\/releases\/.*$/u, "") ?? null;

@@ -74,7 +74,7 @@ export function createAgentKeeper(deps: AgentDeps) {
   };
 }
 
-/** The name is random: the API takes each once, and an environment made by hand under ours may have more of the network. */
+/** The name is random: the API takes each once, and an environment that a person made under our name may have more of the network. */
 async function createEnvironment({ api, memory, log, random }: AgentDeps, signal: AbortSignal): Promise<string> {
   const site = { what: "create the environment", notFound: "claude_forbidden" } as const;
   const config = { type: "cloud", networking: { type: "limited", allow_package_managers: true } } as const;

@@ -222,7 +222,7 @@ async function load(
 // inside a 200.
 
 export type Watch = {
-  /** After so long with nothing but pings the reader gets `"pinging"`. */
+  /** After this long with nothing but pings the reader gets `"pinging"`. */
   readonly pingsMs: Millis;
   /** The reader sets when a frame last brought something, in monotonic time; null while none need come. */
   movedAt: Millis | null;

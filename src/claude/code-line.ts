@@ -134,7 +134,7 @@ function answer(talk: Talk | undefined, { toolUseId, text, isError }: Result): b
   return true;
 }
 
-/** The prompt that makes a conversation go on which was cut off in its middle. */
+/** The prompt that continues a conversation after it was cut off in its middle. */
 function goOnText(session: SessionView, lost: readonly Result[]): string {
   const names = new Map<string, string>();
   for (const event of lost.length > 0 ? session.history() : [])

@@ -36,8 +36,8 @@ function findProgram(name: string, env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * Keeps git from running programs that a folder's own configuration names (filters, a monitor of files): the program would ask git for
- * the folder's state, to tell Claude, before anything was allowed, and leaves that out; no other question to git starts a monitor.
+ * Keeps git from running programs that a folder's own configuration names (filters, a monitor of files): by the first variable `claude`
+ * does not ask git for the folder's state before anything was allowed, by the others its later questions to git start no monitor.
  * **Source:** Claude Code's settings, `includeGitInstructions`; the manual of git, `GIT_CONFIG_COUNT`.
  */
 const quietGit = {
@@ -93,12 +93,12 @@ const settings = JSON.stringify({
 });
 const tools = "Read,Glob,Grep,Edit,Write,NotebookEdit,WebFetch,WebSearch,Skill,Task";
 
-/** Settings, hooks and MCP servers of the folder itself count for nothing: they would run before anything is asked. */
+/** The program ignores settings, hooks and MCP servers of the folder itself, since they would run before anything is asked. */
 const streamArgs =
   "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages --replay-user-messages --permission-prompt-tool stdio --permission-mode default --setting-sources user".split(
     " ",
   );
-/** The program may print nothing for so long in a turn, since a command of Claude's takes up to ten minutes. */
+/** The program may print nothing for this long in a turn, since a command of Claude's takes up to ten minutes. */
 const silentMs: Millis = 15 * 60_000;
 
 /**

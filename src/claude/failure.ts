@@ -1,6 +1,6 @@
 /**
- * Every failure of the Claude API as one `BridgeError`. Decided by status, `error.type` and `error_code`; the API's sentence
- * is read where nothing else tells two cases apart, and is never shown or logged.
+ * Turns every failure of the Claude API into one `BridgeError`, by status, `error.type` and `error_code`; the API's sentence is read
+ * only where these do not tell two cases apart, and is never shown or logged.
  * **Source:** Claude API guide, "Errors"; codes in the SDK's core/error-classes.
  */
 import { BridgeError, type ErrorCode } from "../core/errors.ts";

@@ -76,7 +76,7 @@ export type RemoteSession = {
   readonly metadata: { readonly [key: string]: string };
   readonly status: "idle" | "running" | "rescheduling" | "terminated";
   readonly isArchived: boolean;
-  /** RFC 3339. One that moved means that the session changed; one that did not proves nothing. */
+  /** RFC 3339. A later time means that the session changed; the same time proves nothing. */
   readonly updatedAt: string;
 };
 
@@ -95,7 +95,7 @@ export interface Remote {
   create(session: SessionView, signal: AbortSignal): Promise<string>;
   /** The session made for this view whose answer was lost, by its metadata `sb.id`; null where there is none. */
   find(session: Pick<SessionView, "metadata">, signal: AbortSignal): Promise<string | null>;
-  /** Resolves when the server sends everything that happens from here on. Ends when it does, or silently by `signal`. */
+  /** Resolves when the server sends all events from here on. The frames end with its stream, or silently by `signal`. */
   open(remoteId: string, signal: AbortSignal): Promise<AsyncIterable<Frame>>;
   /**
    * Yields pages of the log, oldest first, queued entries last: all entries, every prompt, or those with `at` from a time on.

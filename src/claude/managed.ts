@@ -36,9 +36,9 @@ const titleMax = 500;
 /** A running session can be neither archived nor deleted: it is interrupted and looked at this often, this many times. */
 const restPollMs = 1_000;
 const restPolls = 30;
-/** After so long with nothing but pings while a session runs, the log is looked at. */
+/** After this long with nothing but pings while a session runs, the log is looked at. */
 const pingsOnlyMs = 60_000;
-/** A session whose answer was lost is among so many of the newest, since it was made just now. */
+/** A session whose answer was lost is looked for among this many of the newest, since it was made just now. */
 const recentSessions = 100;
 
 /** @param deps.memory remembers ids across restarts */
@@ -88,7 +88,7 @@ async function createWith(
   const made = await withEffort(session.model, session.effort, (model) =>
     deps.api.call(site, ({ beta }) => beta.sessions.create({ agent: { ...own, model }, ...rest }, { signal })),
   ).catch((error: unknown) => {
-    // A refusal that names none of the settings is no fault of theirs.
+    // A refusal that names none of the settings is not about them: it stays one of the request.
     const isOther = isCode(error, "claude_settings") && !/agent|system|tools/iu.test(refusalOf(error)?.sentence ?? "");
     throw isOther ? new BridgeError("claude_request", error.message) : error;
   });

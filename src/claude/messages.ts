@@ -44,7 +44,7 @@ const defaultHistoryTokens = 100_000;
 const pingsOnlyMs: Millis = 90_000;
 /** The same for the try after that, since it may have been long thinking. */
 const patientMs: Millis = 10 * 60_000;
-/** A paused turn is continued so often; then the answer so far is taken. */
+/** A paused turn is continued this often; then the answer so far is taken. */
 const pausesMax = 2;
 
 export function createMessagesLine(deps: MessagesDeps): Line {
@@ -235,7 +235,7 @@ const replyId = (turnId: string, replies: readonly ApiReply[]): string => {
 function conclude(turn: Turn, { model, tools }: SessionView, replies: readonly ApiReply[], at: Millis): void {
   const last = replies.at(-1) ?? emptyReply();
   const isToolStop = last.stopReason === "tool_use" && tools.length > 0;
-  // A call that was cut off has no use, and must not wait for a result.
+  // A tool use that was cut off is left out, since it must not wait for a result.
   const blocks = blocksOf(replies).filter(({ type }) => type !== "tool_use" || isToolStop);
   const { id: turnId, entries } = turn;
   if (blocks.some(({ type }) => type !== "text"))

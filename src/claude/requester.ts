@@ -61,7 +61,7 @@ export function createRequester(api: ClaudeApi, hasWebSearch: boolean) {
     }
     const left = features.filter(([feature]) => sent.includes(feature));
     const named = left.filter(([, pattern]) => pattern.test(sentence));
-    // A refusal that names no feature is about a new one; thinking is part of a message, and tools are old.
+    // A refusal of an unnamed field is about a newer one: not thinking, which stands in messages, nor tools, which are old.
     const isNew = (feature: Feature): boolean => feature !== "thinking" && feature !== "tools";
     const guessed = isUnnamed.test(sentence) ? left.filter(([feature]) => isNew(feature)) : [];
     const found = named.length > 0 ? named : guessed;

@@ -102,7 +102,7 @@ function addUsage(reply: ApiReply, usage: Fields): void {
   reply.used = { ...reply.used, cacheWrite, ...(Object.fromEntries(seen) as Partial<Used>) };
 }
 
-/** About so many characters are a token. */
+/** About the characters of a token. */
 const tokenLength = 3;
 
 /** The usage of an answer. Output tokens are told at its end; of an answer that has none they are estimated. */
@@ -196,7 +196,7 @@ export function toStop({ stopReason }: ApiReply): StopReason {
 
 // --- list prices
 
-/** **Source:** https://platform.claude.com/docs/en/about-claude/pricing as of 24 Oct 2026; a model that is not there has no price. */
+/** **Source:** https://platform.claude.com/docs/en/about-claude/pricing as of 24 Oct 2026; a model without a row has no price. */
 type Price = { readonly input: number; readonly output: number; readonly cacheRead: number };
 
 /** US dollars per million tokens; the first pattern that matches a model's id counts. */

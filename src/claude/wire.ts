@@ -33,8 +33,8 @@ const isText = (block: Fields): boolean => block["type"] === "text" && string(bl
 const isCited = (block: Fields): boolean => Array.isArray(block["citations"]);
 
 /**
- * The text blocks of a content list in one piece: with a blank line in between, but with nothing where citations cut a sentence into
- * blocks, of which the second goes on in the middle of it.
+ * Joins the text blocks of a content list: with a blank line in between, but without one where citations have cut a sentence into
+ * blocks.
  */
 export function textOfBlocks(content: unknown): string {
   const blocks = (Array.isArray(content) ? content : []).map(fields);
@@ -121,7 +121,7 @@ const bodies: { readonly [name: string]: (event: Fields) => Body } = {
   "agent.message": (event) => {
     // A longer reply is cut: no person is ever shown more of it (`core/reply.ts`).
     const text = textOfBlocks(event["content"]).slice(0, replyLengthMax);
-    // A blank reply is none.
+    // A blank reply counts as no reply.
     return text.trim() === "" ? { type: "other", name: "agent.message" } : { type: "reply", text };
   },
   "agent.tool_use": toolUse(false),

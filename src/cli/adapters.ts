@@ -24,13 +24,13 @@ export type Deps = {
   readonly clock: Clock;
   readonly random: Random;
   readonly signal: AbortSignal;
-  /** That of the settings, as an HTTP proxy; null for none. */
+  /** The proxy of the settings, as an HTTP proxy; null for none. */
   readonly proxy: Promise<string | null>;
-  /** Takes what is to be closed when the command is done. */
+  /** Closes the resources of a command when it is done. */
   readonly stack: AsyncDisposableStack;
 };
 
-/** Nothing is asked of Signal before its `connect`. @throws BridgeError `config` `unsupported` */
+/** Builds the transport, which asks nothing of Signal before its `connect`. @throws BridgeError `config` `unsupported` */
 export async function buildTransport(deps: Deps, store: Store): Promise<Transport> {
   const { config } = deps;
   const place = { ...deps, baseUrl: config.signalUrl, account: config.account };
@@ -60,22 +60,22 @@ const nativePlace = async ({ config, log, clock, random, proxy }: Deps, { db }: 
   proxy: signalProxy(await proxy, process.env),
 });
 
-/** The setting, else what the environment has for Signal's hosts; what is on loopback is reached directly in any case. */
+/** The proxy of the setting, else the environment's for Signal's hosts; the transport reaches loopback directly in any case. */
 export function signalProxy(given: string | null, env: Readonly<Record<string, string | undefined>>): string | null {
   const direct = (env["NO_PROXY"] ?? env["no_proxy"] ?? "")
     .split(",")
     .map((name) => name.trim().replace(/^\*?\.?(?=.)/, ""));
   const isDirect = direct.some((name) => name === "*" || name === "signal.org");
-  // Set to nothing it is none; the scheme is often left out.
+  // An empty variable names no proxy; the scheme is often left out.
   const found = env["HTTPS_PROXY"] || env["https_proxy"];
   return given ?? (isDirect || !found ? null : found.replace(/^(?!\w+:\/\/)/, "http://"));
 }
 
-/** As `core/inbound.ts` lets people in: in a group it is the group that counts, not who writes there. */
+/** The rule of `core/inbound.ts`: in a group the group is on the list, not its members. */
 const isAllowed = (allow: readonly AllowRule[], who: Address, groupId: string | null): boolean =>
   groupId === null ? isPerson(who, allow) : allow.some((rule) => rule.kind === "group" && rule.id === groupId);
 
-/** Of the home: what conversations left there besides the database. */
+/** Folders of the home in which conversations leave files. */
 const heldFolders = ["chats", "outgoing", "undo"];
 
 type OpenLink = {
@@ -101,11 +101,11 @@ export async function openLink(deps: Deps): Promise<OpenLink> {
   return { steps, present: native.findAccount(store.db) };
 }
 
-/** Removes what was said with an account: another must not find it here. Part of the transaction that replaces its keys. */
+/** Removes the conversations of an account, which another must not find here. Part of the transaction that replaces its keys. */
 export function forgetAccount({ db, generation }: Store, home: string): void {
   for (const folder of heldFolders) rmSync(join(home, folder), { recursive: true, force: true });
   forgetAll(db);
-  // It is no older than it was.
+  // The emptied database is not one that was set back.
   generation.acknowledge();
 }
 
@@ -115,12 +115,12 @@ export const openApi = ({ config, clock, proxy }: Deps): ClaudeApi =>
     authToken: config.anthropicAuthToken,
     baseUrl: config.anthropicBaseUrl,
     timeoutMs: config.claudeTimeoutMs,
-    // A Signal TLS proxy leads to Signal's hosts alone.
+    // A Signal TLS proxy leads only to Signal's hosts.
     proxy: config.proxy !== null && signalTlsPlace(config.proxy) !== null ? null : proxy,
     clock,
   });
 
-/** Nothing is asked of Claude before the first call. `memory` holds the agent across restarts. */
+/** Builds the line, which asks nothing of Claude before the first call. `memory` holds the agent across restarts. */
 export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps)): Promise<Line> {
   const { model, tools, backend } = deps.config;
   const openMessages = async (): Promise<Line> => {
@@ -134,7 +134,7 @@ export async function buildLine(deps: Deps, memory: Memory, api = openApi(deps))
   return backend === "auto" && (await isRefused(deps, managed, memory)) ? openMessages() : managed;
 }
 
-/** The owner's own program; it ends with the command. Nothing is started before the first call. */
+/** Builds the line to the owner's own program, which starts with the first call and ends with the command. */
 export async function buildCodeLine({ config, clock, stack }: Deps): Promise<Line> {
   const { createCodeLine } = await import("../claude/code-line.ts");
   const { chatFolder, openPlace } = await import("../projects/folders.ts");
@@ -147,11 +147,11 @@ export async function buildCodeLine({ config, clock, stack }: Deps): Promise<Lin
   return line;
 }
 
-/** What `auto` has found: it asks once in the life of a home. */
+/** The key of the backend that `auto` has found: it asks once in the life of a home. */
 const chosenKey = "claude.backend";
 const chooseMs: Millis = 3_000;
 
-/** Whether the key may not use Managed Agents. Where that cannot be asked now, it is asked at the next start. */
+/** Whether the key may not use Managed Agents. An API that cannot be asked now is asked at the next start. */
 async function isRefused({ config, log, signal }: Deps, managed: Line, memory: Memory): Promise<boolean> {
   const hasKey = config.anthropicApiKey !== null || config.anthropicAuthToken !== null;
   if (!hasKey || memory.get(chosenKey) !== null) return false;

@@ -9,7 +9,7 @@ import { createGuests, wordOf } from "../store/allowed.ts";
 import { version } from "../version.ts";
 import { withStore, wrong, type Cli, type Io } from "./io.ts";
 
-/** Each asks the program itself, so that what is completed is what this binary knows. */
+/** Scripts that ask the program itself, so that they complete the commands of this very binary. */
 const scripts: Readonly<Record<string, string>> = { bash, fish, zsh };
 
 export function completions({ out }: Cli, _: unknown, shell = ""): number {
@@ -27,7 +27,7 @@ const visible = (command: Command): Command[] =>
     .visibleCommands(command)
     .filter((sub) => sub.name() !== "help");
 
-/** Prints what can follow these words, one a line with what it is for: commands first, then flags. */
+/** Prints the words that can follow, one a line with its purpose: commands first, then flags. */
 export const complete =
   (create: Create) =>
   async (cli: Cli, _: unknown, ...words: string[]): Promise<number> => {
@@ -35,7 +35,7 @@ export const complete =
     for (const word of words) at = visible(at).find((command) => command.name() === word) ?? at;
     const help = at.createHelp();
     const flags = [...help.visibleOptions(at), ...help.visibleGlobalOptions(at)];
-    // Whatever the value of a flag may be, it is no command; where there are few, they are shown.
+    // The value of a flag is no command; where a flag has few values, they are shown.
     const flag = flags.find(({ long, required }) => required && long === words.at(-1));
     const isFirst = at.registeredArguments.length > 0 && words.at(-1) === at.name();
     const values = flag ? flag.argChoices : isFirst && (await valuesOf(cli, [at.parent?.name(), at.name()].join(" ")));
@@ -48,7 +48,7 @@ export const complete =
     return 0;
   };
 
-/** What may stand first behind a command, as far as that is known here. */
+/** The first arguments that a command may take, as far as they are known here. */
 async function valuesOf(cli: Cli, path: string): Promise<readonly string[]> {
   const { config } = loadConfig(cli);
   if (path.endsWith(" completions")) return Object.keys(scripts);

@@ -1,8 +1,8 @@
 /**
  * `signalman doctor`: looks at everything that must be right, one line each, and says what to do.
  *
- * What the running daemon knows is asked of it: two connections of one linked device would push each other out. Only where
- * none runs, doctor takes the home for itself and connects once.
+ * doctor asks the running daemon for its status, since two connections of one linked device would push each other out. Only where no
+ * daemon runs, doctor takes the home for itself and connects once.
  */
 import { existsSync, mkdirSync, rmSync, statSync, statfsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -25,7 +25,7 @@ import { fetchStatus } from "./remote.ts";
 import { serviceOf } from "./service.ts";
 
 type Result = "ok" | "warning" | "failure";
-/** `hint`: what to do; empty where nothing is. */
+/** `hint`: the remedy; empty where none is needed. */
 type Finding = { readonly check: string; readonly result: Result; readonly message: string; readonly hint: string };
 
 type Visit = Deps & {
@@ -42,7 +42,7 @@ type Visit = Deps & {
   line: Line | null;
 };
 
-/** What is right, or a warning with its hint; null where there is nothing to look at. What is wrong is thrown. */
+/** The words for a check that is right, or a warning with its hint; null where there is nothing to look at. A fault is thrown. */
 type Verdict = string | readonly [warning: string, hint: string] | null;
 
 /** Bounds each contact with Signal and Claude. */
@@ -99,11 +99,11 @@ async function* examine(cli: Cli): AsyncIterable<Finding> {
     }
 }
 
-/** Whether others may enter: then nothing in it is touched. */
+/** True for a home that other users may enter: then doctor touches nothing in it. */
 const isOpen = (home: string): boolean =>
   process.platform !== "win32" && existsSync(home) && (statSync(home).mode & 0o077) !== 0;
 
-/** In this order: a later one builds on what the earlier found. */
+/** The checks in their order: a later one builds on the earlier ones. */
 const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdict>>> = {
   home({ config: { home } }) {
     const isNew = !existsSync(home);
@@ -126,7 +126,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     return [`Only ${free} MB are free for ${home}`, "Make space on its disk: with none, messages wait at Signal."];
   },
 
-  /** What goes another way than a person may think. */
+  /** Warns of a proxy, since a person may not know that Signal and Claude are asked through it. */
   proxy({ cli: { env } }) {
     const [name] = ["SIGNALMAN_PROXY", "HTTPS_PROXY", "https_proxy"].filter((proxy) => env[proxy]);
     if (name === undefined) return null;
@@ -139,7 +139,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     const refused: BridgeError[] = [];
     const store = await openStore(config.home, { isExclusive: status === null }).catch((error: unknown) => {
       if (!(error instanceof BridgeError) || error.code !== "home_in_use") throw error;
-      // A daemon whose database fails has no status to tell, and is there all the same.
+      // A daemon whose database fails tells no status but holds the home.
       refused.push(error);
       return openStore(config.home, { isExclusive: false });
     });
@@ -179,7 +179,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     }
   },
 
-  /** Numbers mean nothing to a linked device: an account behind one is known by the phone's contacts, or when it tells its number. */
+  /** Warns of numbers without an account: a linked device learns it from the phone's contacts, or when the account tells its number. */
   allow({ config: { transport, allow }, store }) {
     if (transport !== "native" || !store?.db.get("SELECT 1 FROM signal_account")) return null;
     const isKnown = (number: string): boolean =>
@@ -218,7 +218,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
 
   async model({ config: { model }, line, signal }) {
     if (line === null) return null;
-    // It takes any name, and lists a few.
+    // The program takes any name, and lists only a few.
     if (line.name === ownProgram) return model;
     const found = await line.model(model, signal);
     if (found) return found.id === model ? model : `${model} is ${found.id}`;
@@ -277,7 +277,7 @@ const checks: Readonly<Record<string, (visit: Visit) => Verdict | Promise<Verdic
     ];
   },
 
-  /** Only where one is installed: to run without is no fault. */
+  /** Looks only at a service that is installed, since running without one is no fault. */
   async service({ cli, loaded }) {
     const state = await Promise.try(() => serviceOf(cli, loaded).state()).catch(() => "none");
     if (state === "none") return null;

@@ -1,4 +1,4 @@
-/** What is kept in the home folder, looked at beside the running daemon: settings, sessions, who may ask, and a copy of the database. */
+/** Commands on the home folder, beside the running daemon: settings, sessions, people who may ask, and a copy of the database. */
 import {
   chmodSync,
   closeSync,
@@ -31,7 +31,7 @@ type Options = { readonly json?: true; readonly force?: true };
 
 const cellLengthMax = 72;
 
-/** The owner's own numbers are shown whole: it is their terminal, and what they need to check. */
+/** Shows the owner's own numbers whole, since this is their terminal, and they need them to check the settings. */
 export function showConfig(cli: Cli, options: Options): number {
   const { given, origins } = load(cli);
   const rows = settingKeys.map((key) => ({
@@ -43,7 +43,7 @@ export function showConfig(cli: Cli, options: Options): number {
   return print(cli, options, rows, () => toTable(rows.map(({ key, value, origin }) => [key, origin, toCell(value)])));
 }
 
-/** A key, and the user and password that a URL may carry. */
+/** The value without a key, and without the user and password that a URL may carry. */
 function masked(value: unknown, isSecret: boolean): unknown {
   if (isSecret && value !== null) return "(hidden)";
   return typeof value === "string" ? value.replace(/^(https?:\/\/)[^\s/@]+@/i, "$1…@") : value;
@@ -56,12 +56,12 @@ function toCell(value: unknown): string {
   return text.length > cellLengthMax ? `${text.slice(0, cellLengthMax - 1)}…` : text;
 }
 
-/** Where config.toml is, or would be. */
+/** The path of config.toml, which need not exist. */
 const configFile = (cli: Cli): string => join(resolveHome(cli), "config.toml");
 
 export const showPath = (cli: Cli): number => (cli.out(`${configFile(cli)}\n`), 0);
 
-/** The file in the person's editor, and what is wrong with it afterwards. @throws BridgeError `config` */
+/** Opens config.toml in the person's editor, and checks it afterwards. @throws BridgeError `config` */
 export async function editConfig(cli: Cli): Promise<number> {
   const path = configFile(cli);
   if (!existsSync(path)) writePrivate(path, "# What may stand here: signalman config show\n");
@@ -92,14 +92,14 @@ export async function listSessions(cli: Cli, options: Options): Promise<number> 
   return print(cli, options, sessions, () => (rows.length === 0 ? "No sessions yet.\n" : toTable([head, ...rows])));
 }
 
-/** The chat by its name, where one is known. */
+/** The name of a session's chat, where one is known. */
 function whoOf({ settings }: Store, { chat, chatKey }: Session): string {
   if (chat.kind === "self") return "Note to Self";
   const name = chat.kind === "group" ? groupNameIn(settings, chat.id) : namesIn(settings)(chat.peer);
   return name ?? redactText(chatKey);
 }
 
-/** By its number in the list, ours or the remote id, or the beginning of one. @throws BridgeError `config` where it is none, or several */
+/** Finds a session by its number in the list, an id (ours or remote), or the start of one. @throws BridgeError `config` for none or several */
 function findSession({ sessions }: Store, name: string): Session {
   const all = sessions.list(sessionsMax);
   const [numbered] = /^\d{1,4}$/u.test(name) ? all.slice(Number(name) - 1, Number(name)) : [];
@@ -123,12 +123,12 @@ export async function showSession(cli: Cli, options: Options, name = ""): Promis
   return print(cli, options, { ...view, events }, () => `${toTable(rows)}\n${harmless(transcriptOf(session, events))}`);
 }
 
-/** Here and at Claude, through the running daemon. */
+/** Ends a session here and at Claude, through the running daemon. */
 const endBy =
   (what: "archive" | "forget", done: string) =>
   async (cli: Cli, _: unknown, name = ""): Promise<number> => {
     const config = configOf(cli);
-    // Without a database there is no daemon either: it says so.
+    // Without a database there is no daemon either, which `have` reports.
     const id = (await withStore(config, (store) => findSession(store, name).id)) ?? name;
     return have(cli, what, { id }, done);
   };
@@ -149,15 +149,15 @@ const toView = (session: Session) => ({
 });
 
 /**
- * A copy that is consistent while the daemon works, and the settings beside it. It holds keys and messages, so it is 0600 from its
- * first byte. @throws BridgeError `config` `database`
+ * Writes a copy that is consistent while the daemon works, and the settings beside it. The copy holds keys and messages, so it is 0600
+ * from its first byte. @throws BridgeError `config` `database`
  */
 export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
   const source = join(configOf(cli).home, "signalman.db");
   if (!existsSync(source)) throw wrong(`Cannot back up ${source} as there is no such file`);
   const target = resolve(file);
   try {
-    // SQLite fills an empty file as gladly as none.
+    // SQLite takes an empty file as a new database.
     closeSync(openSync(target, "wx", 0o600));
   } catch (cause) {
     const isThere = existsSync(target);
@@ -182,7 +182,7 @@ export async function backup(cli: Cli, _: unknown, file = ""): Promise<number> {
 
 const settingsOf = (copy: string): string => `${copy}.config.toml`;
 
-/** Puts a copy in the place of a home's database, and its settings where there are none. @throws BridgeError `config` `home_in_use` */
+/** Replaces a home's database by a copy, and adds its settings where there are none. @throws BridgeError `config` `home_in_use` */
 export async function restore(cli: Cli, { force }: Options, file = ""): Promise<number> {
   const { home } = configOf(cli);
   const [copy, target] = [resolve(file), join(home, "signalman.db")];
@@ -199,9 +199,9 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     if (!db.get("SELECT 1 FROM sqlite_master WHERE name = 'inbox'"))
       throw refuse("it is no database of signalman", "Name a file that `signalman backup` has written.");
     mkdirSync(home, { recursive: true, mode: 0o700 });
-    // Where a daemon runs, its database is left alone. What goes may be damaged: it is not opened.
+    // The lock keeps the database of a running daemon. The old database may be damaged, so it is not opened.
     stack.adopt(await takeLock(home), (lock) => lock.release());
-    // A copy that cannot be read to its end, or a full disk, costs nothing.
+    // The copy is made beside the database: one that cannot be read to its end, or a full disk, leaves the old one.
     const fresh = `${target}.restored`;
     stack.defer(() => rmSync(fresh, { force: true }));
     rmSync(fresh, { force: true });
@@ -218,7 +218,7 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
   return 0;
 }
 
-// --- who may ask besides those of the settings, as in the chat; a running daemon goes by it at once
+// --- the people who may ask besides those of the settings, as by the commands of the chat; a running daemon heeds a change at once
 
 type Said = { readonly text: string; readonly isRefused?: true };
 
@@ -227,7 +227,7 @@ async function withGuests(cli: Cli, work: (guests: Guests, store: Store) => Said
   using stack = new DisposableStack();
   const store = stack.adopt(await openStore(home, { isExclusive: false }), (opened) => opened.close());
   const { text, isRefused } = work(createGuests(store.settings, allow, readAddressee), store);
-  // What is /allow in the chat is `signalman allow` here.
+  // The texts are those of the chat: its /allow is `signalman allow` here.
   (isRefused ? cli.err : cli.out)(`${harmless(text).replaceAll(/(?<=^|\s)\/(\w+)/gmu, "`signalman $1`")}\n`);
   return isRefused ? 2 : 0;
 }

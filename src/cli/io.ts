@@ -29,13 +29,13 @@ export type Io = {
 /** The flags of settings as commander has them, by setting key. */
 export type Flags = Readonly<Partial<Record<string, string>>>;
 
-/** What cannot be done as it was asked for, and what can. */
+/** The error of a command that cannot be done as it was asked; `hint` tells what can. */
 export const wrong = (message: string, hint = "", cause?: unknown): BridgeError =>
   new BridgeError("config", message, { hint, cause });
 
 export type Cli = Io & { readonly flags: Flags };
 
-/** Loads the settings and says its warnings. @throws BridgeError `config` */
+/** Loads the settings and prints their warnings. @throws BridgeError `config` */
 export function load(cli: Cli): Loaded {
   const loaded = loadConfig(cli);
   for (const warning of loaded.warnings) cli.err(harmless(`signalman: ${warning}\n`));
@@ -44,7 +44,7 @@ export function load(cli: Cli): Loaded {
 
 export const configOf = (cli: Cli): Config => load(cli).config;
 
-/** Of a home without a database it is null: looking must not make one. */
+/** Reads the database of a home; null where it has none, since a look must not make one. */
 export async function withStore<T>({ home }: Config, read: (store: Store) => T | Promise<T>): Promise<T | null> {
   if (!existsSync(join(home, "signalman.db"))) return null;
   const { openStore } = await import("../store/store.ts");
@@ -52,7 +52,7 @@ export async function withStore<T>({ home }: Config, read: (store: Store) => T |
   return await read(stack.adopt(await openStore(home, { isExclusive: false }), (store) => store.close()));
 }
 
-/** Puts a file that is for its owner alone where another may be, which is not written into; its folder is made where it is missing. */
+/** Writes a file for its owner alone, makes its folder where it is missing, and replaces a file that is there without writing into it. */
 export function writePrivate(path: string, content: string | Uint8Array, mode = 0o600): void {
   const fresh = `${path}.new`;
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
@@ -67,7 +67,7 @@ export function print(cli: Io, { json }: { readonly json?: true }, value: unknow
   return 0;
 }
 
-/** What the adapters take from a command; its log goes to stderr. */
+/** Builds the parts that the adapters take from a command; its log goes to stderr. */
 export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, level = config.log): Deps {
   const { clock, random, signal, isErrTty, err } = cli;
   return {
@@ -81,11 +81,11 @@ export function depsOf(cli: Cli, config: Config, stack: AsyncDisposableStack, le
   };
 }
 
-/** That of the environment, where it is one of SOCKS: fetch and libsignal take no such proxy from there. */
+/** The SOCKS proxy of the environment, or null: fetch and libsignal take no such proxy from there. */
 const socksOf = ({ env }: Pick<Io, "env">): string | null =>
   [env["HTTPS_PROXY"], env["https_proxy"]].find((url) => /^socks5h?:/iu.test(url ?? "")) ?? null;
 
-/** What fetch takes: any other proxy than one of HTTP through a port of this process. */
+/** Resolves to a proxy that fetch takes: for any other than an HTTP proxy a tunnel on a port of this process. */
 async function openProxy(url: string | null, stack: AsyncDisposableStack): Promise<string | null> {
   if (url === null || (/^https?:/u.test(url) && signalTlsPlace(url) === null)) return url;
   const tunnel = import("../tunnel.ts").then(({ openTunnel }) => openTunnel(url));
@@ -93,7 +93,7 @@ async function openProxy(url: string | null, stack: AsyncDisposableStack): Promi
   return (await tunnel).url;
 }
 
-/** What starts this program: the binary, or the runtime and the source. */
+/** The command that starts this program: the binary, or the runtime and the source. */
 export const ownCommand: readonly string[] = [
   process.execPath,
   ...(commit === "source"
@@ -106,7 +106,7 @@ export const hasPerson = ({ isErrTty }: Pick<Io, "isErrTty">): boolean => isErrT
 /** **Source:** no-color.org */
 export const hasColour = ({ env }: Pick<Io, "env">): boolean => !env["NO_COLOR"] && env["TERM"] !== "dumb";
 
-/** Says what failed and what to do, and gives the exit code. */
+/** Prints the fault and its remedy, and returns the exit code. */
 export function reportFailure(io: Pick<Io, "err">, error: unknown): number {
   if (!(error instanceof BridgeError)) {
     const detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
@@ -117,7 +117,7 @@ export function reportFailure(io: Pick<Io, "err">, error: unknown): number {
   return errorRow(error.code).exit;
 }
 
-/** Rows as columns of equal width, each row on one line, whatever stands in it. */
+/** Rows as columns of equal width, each row on one line even where a cell has line breaks. */
 export function toTable(rows: readonly (readonly string[])[]): string {
   const lines = rows.map((row) => row.map((cell) => harmless(cell.replaceAll(/\s+/gu, " "))));
   const widths = lines.reduce<number[]>(
@@ -128,7 +128,7 @@ export function toTable(rows: readonly (readonly string[])[]): string {
   return lines.map((row) => `${row.map(pad).join("  ").trimEnd()}\n`).join("");
 }
 
-/** What an editor or a pager needs to show itself, besides what every child gets. */
+/** The variables that an editor or a pager needs for the screen, besides those of every child. */
 const ofScreen = /^(?:DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|COLORTERM|TERMINFO|PAGER|LESS)$/u;
 
 /** Runs a program in the person's own terminal; resolves to its exit code, 127 where there is no such program. */
@@ -141,7 +141,7 @@ export const runAttached = (program: string, args: readonly string[]): Promise<n
 
 const lookMs: Millis = 25;
 
-/** Resolves when it is so; a look that fails counts as no. @throws Error after `patienceMs`, or when the person leaves */
+/** Resolves when `isSo` is true; a look that fails counts as no. @throws Error after `patienceMs`, or when the person leaves */
 export async function until(
   { clock, signal }: Io,
   patienceMs: Millis,

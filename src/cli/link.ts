@@ -16,14 +16,14 @@ type Options = {
   readonly name?: string;
   readonly json?: true;
   readonly force?: true;
-  /** An account that is linked already is good enough. */
+  /** Keeps an account that is linked already, in place of an error. */
   readonly isOptional?: true;
 };
 
 /** Resolves to 0 once the account is linked and the phone may write. */
 export const linkCommand = (cli: Cli, options: Options): Promise<number> => linkBy(openLink, cli, options);
 
-/** `link` by other means than the transport's own: for tests. */
+/** `link` with a given `open`, for tests. */
 export async function linkBy(open: typeof openLink, cli: Cli, options: Options): Promise<number> {
   const config = configOf(cli);
   await using stack = new AsyncDisposableStack();
@@ -56,7 +56,7 @@ export async function linkBy(open: typeof openLink, cli: Cli, options: Options):
   throw new BridgeError("not_linked", "Cannot link as the code was not scanned");
 }
 
-/** The daemon stops in order first. */
+/** Opens the home once the daemon, which stops in order first, has left it. */
 async function openLater<T>(open: () => Promise<T>, isBeside: (error: unknown) => boolean, cli: Cli): Promise<T> {
   const deadline = cli.clock.monotonic() + leaveMs;
   for (;;) {
@@ -68,10 +68,10 @@ async function openLater<T>(open: () => Promise<T>, isBeside: (error: unknown) =
     await cli.clock.sleep(200, cli.signal);
   }
 }
-/** Longer than a daemon takes to stop. */
+/** The longest wait for the daemon, which stops in less. */
 const leaveMs: Millis = 30_000;
 
-/** The keys of the account that is linked now are wiped: only a person may say so. */
+/** Asks before linking wipes the keys of the present account, since only a person may decide that. */
 async function confirmReplace(cli: Cli, present: Address): Promise<void> {
   const who = maskAddress(present);
   if (await confirmAtTerminal(cli, `This home is linked to ${who}. Replace it?`)) return;

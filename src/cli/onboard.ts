@@ -1,5 +1,5 @@
 /**
- * The questions of the first start on a terminal, and never again.
+ * The questions of the first start on a terminal, which are asked only once.
  *
  *   how to reach Signal (and the account) ─▶ who may write ─▶ the API key, checked ─▶ config.toml (0600)
  */
@@ -18,24 +18,24 @@ import { configOf, depsOf, hasPerson, writePrivate, wrong, type Cli } from "./io
 
 /** The questions as @clack/prompts puts them. */
 export type Prompts = Pick<typeof clack, "select" | "text" | "password">;
-/** What is wrong with a key for a backend; null where it may be used. */
+/** Resolves to the fault of a key for a backend; null where it may be used. */
 export type CheckKey = (backend: Config["backend"], key: string) => Promise<Fault | null>;
 
-/** What makes up the answers to the questions: who has set one of them needs none. */
+/** The settings that the questions ask for: where one of them is set, no question is asked. */
 const asked = ["transport", "account", "allow"] as const satisfies readonly SettingKey[];
 const keyMs: Millis = 20_000;
 const keyTriesMax = 5;
 
 const fileOf = (cli: Cli): string => join(loadConfig(cli).config.home, "config.toml");
 
-/** Where nothing says yet how and with whom; a key in the environment is no answer to that. */
+/** True where no setting tells yet how to reach Signal and who may write; a key in the environment does not. */
 export const isFirstStart = (cli: Cli, isPerson = hasPerson(cli)): boolean =>
   isPerson && !asked.some((key) => cli.env[variableOf(key)] || cli.flags[key]) && !existsSync(fileOf(cli));
 
-/** What questions are put by, and where their answers go. */
+/** The terminal and the prompts of the questions, and the record of their answers. */
 type Form = { readonly cli: Cli; readonly prompts: Prompts; readonly answers: Record<string, string> };
 
-/** How all of them stand on the screen. */
+/** The options of every prompt: on stderr, until the person leaves. */
 const placed = ({ signal }: Cli) => ({ signal, output: process.stderr });
 
 /** Asks for a setting, in words of the person's own. */
@@ -102,7 +102,7 @@ async function askWho(form: Form): Promise<void> {
     cli.err("On your own account Claude would answer them in your name: an account of its own is better for that.\n");
 }
 
-/** A key is looked at before it is written down. Where only Managed Agents are refused, this machine keeps the conversation. */
+/** Asks for a key and checks it before it is written. Where only Managed Agents are refused, this machine keeps the conversation. */
 async function askKey(form: Form, check: CheckKey): Promise<void> {
   const { cli, answers } = form;
   const message = "Your key for the Claude API (platform.claude.com, Settings, API keys)? Empty: later";
@@ -119,7 +119,7 @@ async function askKey(form: Form, check: CheckKey): Promise<void> {
     const isTyped = fault.code === "claude_key" && !known;
     const advice = isTyped ? "Copy the whole key: it begins with sk-ant-" : fault.hint;
     cli.err(harmless(redactText(`${fault.message}. ${advice}\n`)));
-    // Only another key can help, and only where one was typed.
+    // Another question helps only where a wrong key was typed.
     if (!isTyped) return;
     delete answers[fileKey("anthropicApiKey")];
   }
@@ -136,14 +136,14 @@ const checkOn =
     return claude.check(patience).then(() => null, toFault);
   };
 
-/** A yes of a person at the terminal; where there is none, a no. */
+/** Asks the person at the terminal for a yes; false where there is no person. */
 export async function confirmAtTerminal(cli: Cli, message: string): Promise<boolean> {
   if (!hasPerson(cli)) return false;
   const { confirm } = await import("@clack/prompts");
   return answerOf(await confirm({ ...placed(cli), message, initialValue: false }));
 }
 
-/** While a person is asked, the terminal hands over Ctrl-C as a key: here it becomes the signal again. */
+/** The answer of a prompt. Ctrl-C, which the terminal hands over as a key during a prompt, becomes the signal again. */
 function answerOf<T>(answer: T | symbol): Exclude<T, symbol> {
   if (typeof answer !== "symbol") return answer as Exclude<T, symbol>;
   process.emit("SIGINT");

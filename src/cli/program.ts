@@ -1,4 +1,4 @@
-/** The command line: names, flags and help. What a command does is in a file of its own, imported when it runs. */
+/** The command line: names, flags and help. The work of a command is in a file of its own, imported when it runs. */
 import { Command, CommanderError } from "commander";
 import { didYouMean } from "../core/nearest.ts";
 import { harmless } from "../log.ts";
@@ -12,14 +12,14 @@ type Options = {
   readonly [flag in "json" | "force" | "script" | "check" | "run" | "wait" | "new" | "follow"]?: true;
 } & { readonly name?: string; readonly captcha?: string; readonly file?: readonly string[] };
 type Work = (cli: Cli, options: Options, ...args: string[]) => number | Promise<number>;
-/** What it is for (empty: hidden from the help), what does it, its options and arguments. */
+/** The purpose of a command (empty: hidden from the help), its work, its options and arguments. */
 type Row = readonly [doc: string, load: () => Work | Promise<Work>, parts?: Readonly<Record<string, string>>];
 
 const json = { "--json": "for programs" };
 const oneSession = { "<id>": "its number in the list, an id, or the beginning of one" };
 const versionLine = `signalman ${version} (${commit})`;
 
-/** Commands of commands; where none of theirs is named, the first is meant. */
+/** Commands that have commands of their own: without one of them the first is meant. */
 const groups: Readonly<Record<string, string>> = {
   sessions: "the conversations with Claude",
   projects: "the folders of this machine that Claude may work on",
@@ -181,7 +181,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
     const { doc, fallback, words } = settingRow(key);
     const isSaid = fallback === null || key === "system";
     const option = program.createOption(flag, isSaid ? doc : `${doc} (default: ${fallback})`);
-    // The settings check them, wherever they stand.
+    // commander is told the values for completions only: the settings check them, in flags, file and environment alike.
     if (words) option.argChoices = [...words];
     program.addOption(option);
   }
@@ -216,7 +216,7 @@ function createProgram(io: Io, done: (code: number) => void): Command {
   return program;
 }
 
-/** A word that is none of its commands: the near miss, and exit code 2. */
+/** Refuses a word that is no command, with the nearest one, by exit code 2. */
 function refuse(program: Command, name: string): never {
   const known = program.createHelp().visibleCommands(program);
   const names = known.map((command) => command.name());

@@ -1,4 +1,4 @@
-/** The projects of the settings: shown, added to config.toml and taken out of it. */
+/** Shows the projects of the settings, adds them to config.toml and removes them from it. */
 import { constants, existsSync, readFileSync, statSync } from "node:fs";
 import { access } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -10,7 +10,7 @@ import { openFolder, readProjects, type Folder, type Project } from "../projects
 import { load, print, toTable, writePrivate, wrong, type Cli } from "./io.ts";
 import { command } from "./remote.ts";
 
-/** What `list` and `doctor` say of a project: why it cannot be used, or what Claude may do there. */
+/** Resolves to the words of `list` and `doctor` for a project: why it cannot be used, or what Claude may do there. */
 export async function stateOf(project: Project, home: string): Promise<Folder & { readonly words: string }> {
   const folder = await openFolder(project.folder, home);
   if ("refusal" in folder) return { ...folder, words: `cannot be used: ${folder.refusal}` };
@@ -33,7 +33,7 @@ export async function listProjects(cli: Cli, options: { readonly json?: true }):
   return print(cli, options, rows, () => (rows.length > 0 ? toTable(table) : none));
 }
 
-/** A daemon that can be asked takes it up at once. */
+/** Tells a running daemon, which takes the change up at once. */
 async function tellDaemon({ err, signal }: Cli, config: Config): Promise<void> {
   await command(config, "projects", {}, signal).catch(() =>
     err("A signalman that runs takes it up when it is started again.\n"),
@@ -42,7 +42,7 @@ async function tellDaemon({ err, signal }: Cli, config: Config): Promise<void> {
 
 type Tables = { readonly projects?: Readonly<Record<string, unknown>> };
 
-/** The file as it is. @throws BridgeError `config` where a variable would win over it */
+/** Reads the file as it is. @throws BridgeError `config` where a variable would win over it */
 function fileOf(cli: Cli) {
   const { config, origins } = load(cli);
   if (origins.projects === "environment")
@@ -52,7 +52,7 @@ function fileOf(cli: Cli) {
   return { config, path, text, tables: parseToml(text) as Tables };
 }
 
-/** Puts the new text in the file's place, where it reads as `wanted` and as nothing else. */
+/** Replaces the file by `text`, only where that parses as exactly `wanted`. */
 async function write(path: string, text: string, wanted: Tables): Promise<void> {
   const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
   const isSo = await Promise.try(() => isDeepStrictEqual(plain(parseToml(text)), plain(wanted))).catch(() => false);
@@ -94,7 +94,7 @@ export async function removeProject(cli: Cli, _: unknown, name = ""): Promise<nu
   const start = lines.findIndex(isIts);
   const next = lines.findIndex((line, index) => index > start && /^\s*\[/u.test(line));
   let end = next < 0 ? lines.length : next;
-  // Comments before the next table are its own.
+  // Comments before the next table belong to that table.
   while (end > start + 1 && /^\s*(#.*)?$/u.test(lines[end - 1]?.trimEnd() ?? "")) end--;
   const parts = start < 0 ? [lines] : [lines.slice(0, start), lines.slice(end)];
   const rest = parts.map((part) => part.join("").trim()).filter((part) => part !== "");
@@ -113,7 +113,7 @@ function find(projects: readonly Project[], name: string): Project {
   throw wrong(`There is no project ${name}`, didYouMean(name, names) || "`signalman projects` lists them.");
 }
 
-/** A search in this process: the daemon starts one for each. */
+/** Searches in this process, which the daemon starts for each search. */
 export async function searchHere({ out }: Cli, _: unknown, what = ""): Promise<number> {
   const { search } = await import("../projects/tools.ts");
   const { content, isError } = await search(JSON.parse(what) as string[]);

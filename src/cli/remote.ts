@@ -1,8 +1,8 @@
 /**
- * How a command finds and asks the running daemon, and the commands that do no more: status, health, reconnect and sessions sync.
+ * Finds and asks the running daemon for every command; with the commands that do no more: status, health, reconnect and sessions sync.
  *
  * `control.json` in the home folder names the daemon's process and where it listens, and holds the token, readable by the owner alone.
- * Before a command says anything, token included, what listens there must prove that it holds the token, too.
+ * Before a command sends anything, its token included, the program that listens there must prove that it holds the token, too.
  */
 import { randomBytes } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
@@ -21,23 +21,23 @@ import { configOf, print, toTable, writePrivate, type Cli } from "./io.ts";
 const place = v.object({ url: v.string(), token: v.string(), pid: v.number() });
 type Place = v.InferOutput<typeof place>;
 
-/** A sync of many sessions takes its time; all else answers at once. */
+/** The longest wait for an answer: a sync of many sessions takes its time, all else answers at once. */
 const answerMs: Millis = 120_000;
 const proofMs: Millis = 5_000;
-/** A stranger on the port does not fill our memory. */
+/** Bounds an answer, so that a stranger on the port cannot fill our memory. */
 const answerBytesMax = 1024 * 1024;
 
 const fileOf = (home: string): string => join(home, "control.json");
 
 export const newToken = (): string => randomBytes(24).toString("base64url");
 
-/** Called once the daemon listens. */
+/** Writes `control.json`, once the daemon listens. */
 export const writePlace = (home: string, where: Omit<Place, "pid">): void =>
   writePrivate(fileOf(home), `${JSON.stringify({ ...where, pid: process.pid })}\n`);
 
 export const removePlace = (home: string): void => rmSync(fileOf(home), { force: true });
 
-/** Null where there is none, and where its process is gone: then the port may be a stranger's by now. */
+/** Reads `control.json`; null where there is none, and where its process is gone, since the port may be a stranger's by now. */
 function readPlace(home: string): Place | null {
   try {
     const found = v.parse(place, JSON.parse(readFileSync(fileOf(home), "utf8")));
@@ -47,7 +47,7 @@ function readPlace(home: string): Place | null {
   }
 }
 
-/** True also of another user's. */
+/** True while the process runs, also as another user's. */
 export function isAlive(pid: number): boolean {
   try {
     return process.kill(pid, 0);
@@ -56,10 +56,10 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** The process of this home's daemon, as far as it has said so. */
+/** The process of this home's daemon, by `control.json`; null where none runs. */
 export const pidOf = (home: string): number | null => readPlace(home)?.pid ?? null;
 
-/** The daemon of this home, after it has proved to be it. @throws BridgeError `not_running` */
+/** Resolves to the place of this home's daemon, after it has proved itself. @throws BridgeError `not_running` */
 async function findDaemon({ home, listen }: Config, signal: AbortSignal): Promise<Place> {
   const found = readPlace(home);
   if (found === null) throw notRunning(listen === null ? "its status server is off" : `none runs on ${home}`);
@@ -69,7 +69,7 @@ async function findDaemon({ home, listen }: Config, signal: AbortSignal): Promis
   throw notRunning(`something else answers at ${found.url}`);
 }
 
-/** The daemon's status as it says it. @throws BridgeError `not_running` */
+/** Resolves to the daemon's own status. @throws BridgeError `not_running` */
 export const fetchStatus = async (config: Config, signal: AbortSignal): Promise<Status> =>
   (await ask(config, signal, "/status")) as Status;
 
@@ -120,20 +120,20 @@ const refusal = v.object({
   hint: v.string(),
 });
 
-/** Has the daemon do it, and says so. */
+/** Has the daemon do an act, and prints `done`. */
 export async function have(cli: Cli, what: string, body: unknown, done: string): Promise<number> {
   await command(configOf(cli), what, body, cli.signal);
   cli.out(`${done}\n`);
   return 0;
 }
 
-/** Skips the wait, and tries a halted line once; a captcha is handed in first. */
+/** Skips the wait, and tries a halted line once, after handing in a captcha that is given. */
 export const reconnect = (cli: Cli, { captcha }: { readonly captcha?: string }): Promise<number> =>
   have(cli, "reconnect", captcha === undefined ? {} : { captcha }, "Reconnecting.");
 
 export const syncSessions = (cli: Cli): Promise<number> => have(cli, "sync", {}, "In step with Claude.");
 
-/** 0 while it does its work and Signal delivers, else 1 with the reason: for a container's health check. */
+/** Resolves to 0 while the daemon works and Signal delivers, else to 1 after printing the reason: for a container's health check. */
 export async function health(cli: Cli): Promise<number> {
   const { url } = await findDaemon(configOf(cli), cli.signal);
   const { isOk, text } = await exchange(`${url}/health`, cli.signal, proofMs);

@@ -1,6 +1,6 @@
 /**
- * `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. On a terminal whatever is
- * missing for the first answer is asked for before, and nothing is asked twice.
+ * `signalman run`: the daemon in the foreground, with its status server, until a signal or a fault ends it. On a terminal it first asks
+ * for what is missing for the first answer, each thing once.
  */
 import { randomUUID } from "node:crypto";
 import { networkInterfaces } from "node:os";
@@ -26,7 +26,7 @@ import { isAlive, newToken, removePlace, writePlace } from "./remote.ts";
 import { readToken, takeStaged } from "./send-text.ts";
 import { keepWatch } from "./service.ts";
 
-/** `run`, after the questions of the first start, and after the code where this program is to be linked. */
+/** Does `run`, after the questions of the first start, and after the QR code where this program is not linked yet. */
 export async function start(cli: Cli): Promise<number> {
   if (isFirstStart(cli)) await onboard(cli);
   const config = configOf(cli);
@@ -42,12 +42,12 @@ const native = () => import("../signal/native/index.ts");
 const isLinked = async (config: Config): Promise<boolean> =>
   (await withStore(config, async ({ db }) => (await native()).findAccount(db) !== null)) ?? false;
 
-/** The first word in Note to Self shows that all is well, and where to write. */
+/** Sends the first message to Note to Self, which shows that all is well, and where to write. */
 async function greetOwner(cli: Cli, config: Config): Promise<void> {
   const text = "Hello from signalman. Write here, and Claude answers; /help shows what else there is.";
   await withStore(config, async ({ db, outbox, settings }) => {
     outbox.add("send", "hello", 0, { kind: "self" }, plainText(text), cli.clock.now());
-    // That was the welcome.
+    // That message is the welcome, so that no other follows.
     const aci = (await native()).findAccount(db)?.aci;
     if (aci) settings.set(`welcomed:${aci}`, String(cli.clock.now()));
   });
@@ -56,10 +56,10 @@ async function greetOwner(cli: Cli, config: Config): Promise<void> {
   );
 }
 
-/** What the self-test does otherwise: it brings its own wire, and cannot wait long for a stall. */
+/** The differences of the self-test, which brings its own wire, and cannot wait long for a stall. */
 type Variant = { readonly openTransport?: typeof buildTransport; readonly staleAfterMs?: Millis };
 
-/** Resolves to the exit code when everything has stopped. `signalman link` beside it has the home while it links. */
+/** Resolves to the exit code when everything has stopped. While `signalman link` links, the home is left to it. */
 export async function run(cli: Cli, variant: Variant = {}): Promise<number> {
   const leaving = new AbortController();
   let watch: Promise<void> | null = null;
@@ -79,7 +79,7 @@ export async function run(cli: Cli, variant: Variant = {}): Promise<number> {
 }
 
 const answerMs: Millis = 100;
-/** How often it is looked whether who has the home is done with it. */
+/** The pause between looks whether the process that the home was left to has ended. */
 const heirMs: Millis = 250;
 
 /** `heir`: the process that the home was left to; null for none. */
@@ -88,7 +88,7 @@ async function runOnce(cli: Cli, { openTransport = buildTransport, staleAfterMs 
   const { transport, backend } = given;
   let { projects } = given;
   const limits = staleAfterMs === undefined ? given.limits : { ...given.limits, staleAfterMs };
-  // Projects are taken up while it runs: each look sees those of now.
+  // Projects may change while the daemon runs: the getter gives the present ones.
   const config = Object.freeze({
     ...given,
     limits,
@@ -131,7 +131,7 @@ async function runOnce(cli: Cli, { openTransport = buildTransport, staleAfterMs 
   return { code, heir };
 }
 
-/** The daemon in this process; it stops with the command. */
+/** Starts the daemon in this process; it stops with the command. */
 export async function openDaemon(deps: Deps, openTransport: (store: Store) => Promise<Transport>): Promise<Daemon> {
   const daemon = await startDaemon(deps.config, {
     ...deps,
@@ -150,7 +150,7 @@ export async function openDaemon(deps: Deps, openTransport: (store: Store) => Pr
 
 /**
  * Puts the status server on its port and tells the other commands where; null where the settings want none. A port that cannot be
- * had is a fault in the log: the bridge goes on, and the commands find the server on a free port of this machine.
+ * taken is a fault in the log: the bridge goes on, and the commands find the server on a free port of this machine.
  */
 export async function serve(deps: Deps, daemon: Daemon, own: OwnControl = noControl): Promise<Server | null> {
   const { config, log, clock, stack } = deps;
@@ -176,7 +176,7 @@ export async function serve(deps: Deps, daemon: Daemon, own: OwnControl = noCont
   return server;
 }
 
-/** What `run` does itself. */
+/** The acts that `run` does itself. */
 type OwnControl = Pick<Control, "projects" | "leave">;
 const noControl: OwnControl = { projects: () => undefined, leave: () => undefined };
 
@@ -215,7 +215,7 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
       wake();
       return id;
     },
-    // The messages of a chat go out in order: with the last all are sent.
+    // A chat's messages go out in order, so that all are sent with the last.
     sent({ id }): SendState {
       const state = store.outbox.of("send", id).at(-1)?.state ?? "failed";
       const fault = state === "failed" ? store.outbox.faultOf("send", id) : null;
@@ -240,7 +240,7 @@ function controlOf(daemon: Daemon, { config, clock, signal }: Deps): Omit<Contro
   };
 }
 
-/** Which network this machine is on: names and addresses of its interfaces; "" where the system does not say. */
+/** Tells one network from another: the names and addresses of the interfaces; "" where the system does not tell. */
 function networkKey(): string {
   try {
     const entries = Object.entries(networkInterfaces()).flatMap(([name, addresses = []]) =>
@@ -248,7 +248,7 @@ function networkKey(): string {
     );
     return entries.sort().join("\n");
   } catch {
-    // It takes a descriptor, of which there may be none for a moment.
+    // The call takes a descriptor, and for a moment there may be none.
     return "";
   }
 }

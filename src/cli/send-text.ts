@@ -1,6 +1,6 @@
 /**
- * `signalman send TO TEXT… | -` and `signalman token`: messages of people and of scripts through the running daemon, which sends
- * them in order and repeats them where need be. A file is left in the home's folder `outgoing`, since a service may not see ours.
+ * `signalman send TO TEXT… | -` and `signalman token`: messages of people and of scripts through the running daemon, which sends them in
+ * order and repeats them where need be. A file is copied into the home's folder `outgoing`, since a service may not see our folders.
  */
 import { randomUUID } from "node:crypto";
 import { readFileSync, rmSync, statSync } from "node:fs";
@@ -21,10 +21,10 @@ import { command, newToken } from "./remote.ts";
 type Options = { readonly file?: readonly string[]; readonly wait?: true };
 
 const fileBytesMax = 10_000_000;
-/** With --wait: longer than any line is usually down. */
+/** The longest wait of --wait: a line is rarely down for as long. */
 const waitMs: Millis = 24 * 3_600_000;
 
-/** Resolves to 0 when it is in the outbox; with --wait to 0 when it was sent and to 1 when it was given up. */
+/** Resolves to 0 when the message is in the outbox; with --wait to 0 when it was sent. @throws BridgeError where it was given up */
 export async function send(cli: Cli, { file = [], wait }: Options, given = "", ...words: string[]): Promise<number> {
   const config = configOf(cli);
   const to = v.is(addressee, given) ? given : await findByName(config, given);
@@ -49,7 +49,7 @@ export async function send(cli: Cli, { file = [], wait }: Options, given = "", .
   throw new BridgeError(code, `Cannot send the message: ${errorTable[code].title}`);
 }
 
-/** A person or group by a name that is known here. @throws BridgeError `config` */
+/** Finds a person or group by a name that is known here. @throws BridgeError `config` */
 async function findByName(config: Config, name: string): Promise<string> {
   const known = await withStore(config, ({ settings }) => {
     const guests = createGuests(settings, config.allow, readAddressee);
@@ -87,7 +87,7 @@ async function stage(config: Config, path: string): Promise<StagedFile> {
   return { staged, fileName: basename(path), contentType };
 }
 
-/** The file of the daemon's side; it is in the outbox then, and not in the folder any more. @throws BridgeError `config` */
+/** Takes a file out of the folder `outgoing`, for the daemon to put into the outbox. @throws BridgeError `config` */
 export function takeStaged(home: string, { staged, fileName, contentType }: StagedFile): OutboundFile {
   const path = join(outgoing({ home }), staged);
   try {
@@ -101,7 +101,7 @@ export function takeStaged(home: string, { staged, fileName, contentType }: Stag
 
 const tokenFile = (home: string): string => join(home, "token");
 
-/** Null where none was made. */
+/** The token of `POST /send`; null where none was made. */
 export function readToken(home: string): string | null {
   try {
     return readFileSync(tokenFile(home), "utf8").trim() || null;

@@ -1,7 +1,7 @@
 /**
  * `signalman service install|status|uninstall`: the daemon as a service of this user, on Linux by systemd, on macOS by launchd.
  *
- * The service sees nothing of the shell it was installed from: settings come from config.toml in the home folder.
+ * The service has no variable of the shell that installed it: settings come from config.toml in the home folder.
  */
 import plistTemplate from "../../packaging/org.signalman.daemon.plist" with { type: "text" };
 import unitTemplate from "../../packaging/signalman.service" with { type: "text" };
@@ -16,12 +16,12 @@ import { variableOf, settingKeys } from "../settings.ts";
 import { load, ownCommand, runAttached, wrong, type Cli, type Io } from "./io.ts";
 
 type Words = readonly [program: string, ...args: string[]];
-/** Runs a program to its end; `out` is what it said. Never rejects: a program that is not there has code 127. */
+/** Runs a program to its end; `out` is its output. Never rejects: a program that is not there has code 127. */
 export type Exec = (...words: Words) => Promise<{ readonly code: number; readonly out: string }>;
 
 export type ServicePlace = {
   readonly platform: string;
-  /** What starts this program: the binary, or the runtime and the source. */
+  /** The command that starts this program: the binary, or the runtime and the source. */
   readonly command: readonly string[];
   readonly exec: Exec;
 };
@@ -47,7 +47,7 @@ type Manager = {
   readonly text: () => Promise<string>;
   readonly up: readonly Words[];
   readonly down: Words;
-  /** Exits with 0 while the service runs. */
+  /** A command that exits with 0 while the service runs. */
   readonly probe: Words;
   readonly advice: string;
 };
@@ -136,9 +136,9 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
 
     async install(): Promise<number> {
       const content = await text();
-      // What runs already goes on with the file of before.
+      // A running service would go on with the file of before, so it is stopped.
       if (existsSync(file)) await place.exec(...down);
-      // A unit that names a folder which is not there does not start.
+      // A unit that names a missing folder does not start.
       mkdirSync(config.home, { recursive: true, mode: 0o700 });
       mkdirSync(dirname(file), { recursive: true });
       writeFileSync(file, content);
@@ -164,7 +164,7 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
       return found === "up" ? 0 : 4;
     },
 
-    /** What it has said: the journal, or the file of launchd. */
+    /** Shows the log of the service: the journal, or the file of launchd. */
     async logs({ follow }: { readonly follow?: true }): Promise<number> {
       const log = join(config.home, "signalman.log");
       const journal = ["--user", "--unit", unit, "--lines=200", "--no-hostname", ...(follow ? ["--follow"] : [])];
@@ -187,8 +187,8 @@ export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), pla
 
 /**
  * Tells systemd that the daemon is ready, and again and again that its loop turns; without $NOTIFY_SOCKET it does nothing.
- * Runs until `signal` aborts. A line that is down, or a full disk, is no reason to start anew: only a program that is stuck
- * says nothing. **Source:** sd_notify(3), sd_watchdog_enabled(3): half of WATCHDOG_USEC is the pace they ask for.
+ * Runs until `signal` aborts. A line that is down, or a full disk, is no reason to start anew: only a program that is stuck sends
+ * nothing. **Source:** sd_notify(3), sd_watchdog_enabled(3): half of WATCHDOG_USEC is the pace they ask for.
  */
 export async function keepWatch(
   { env, clock }: Pick<Io, "env" | "clock">,

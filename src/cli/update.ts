@@ -1,5 +1,5 @@
 /**
- * `signalman update`: the newest binary in the place of this one. Nothing is replaced that was not checked.
+ * `signalman update`: replaces this binary by the newest one, after checking it.
  *
  *   SHA256SUMS, signed ─▶ ours already? older? ─▶ download ─▶ the sum is right ─▶ unpacked beside the binary ─▶ the sum is right
  *   ─▶ it starts, and is not older ─▶ rename
@@ -21,7 +21,7 @@ import { configOf, wrong, type Cli } from "./io.ts";
 export type Program = { readonly file: string; readonly target: string; readonly version: string };
 type Options = { readonly check?: true; readonly force?: true };
 
-/** This binary, and what its releases are called. */
+/** This binary, and the names of its releases. */
 const thisProgram: Program = {
   file: process.execPath,
   target: `${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`,
@@ -75,7 +75,7 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
     await save(binary, fresh);
     const found = await tryStart(fresh, cli);
     refuseOlder(found, own, options);
-    // Who could run the old one can run the new one, whatever our umask.
+    // The new binary gets the mode of the old one, so that the same users can run it under any umask.
     await chmod(fresh, (await stat(file)).mode);
     // Windows refuses to write over a program that runs, but lets it be renamed.
     if (process.platform === "win32") await rename(file, `${file}.old`);
@@ -90,7 +90,7 @@ export async function update(cli: Cli, options: Options, program?: Program): Pro
 const whatChanged = ({ updateUrl }: Config): string =>
   `What changed: ${(updateUrl ?? "").replace(/\/download$/u, "")}\n`;
 
-/** Resolves to what the signer says about the release. */
+/** Resolves to the signer's comment on the release. */
 async function checkSigned(sums: string, fetchText: (path: string) => Promise<string>, key: string): Promise<string> {
   const comment = trustedComment(Buffer.from(sums), await fetchText("SHA256SUMS.minisig"), key);
   if (comment !== null) return comment;
@@ -99,7 +99,7 @@ async function checkSigned(sums: string, fetchText: (path: string) => Promise<st
 
 const versionOf = (text: string): string | null => /^signalman (\d+\.\d+\.\d+)\b/u.exec(text)?.[1] ?? null;
 
-/** An old release with a known weakness is signed, too. */
+/** Refuses an older release without --force: one with a known weakness is signed, too. */
 function refuseOlder(found: string, own: string, { force }: Options): void {
   if (force || found.localeCompare(own, "en", { numeric: true }) >= 0) return;
   throw failed(`the release is older than this: ${found}, not ${own}`, "Add --force to go back to it.");
@@ -113,14 +113,14 @@ const sumOf = (sums: string, name: string): string | null =>
 
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
-/** The bytes, where they have that sum. */
+/** Returns the bytes where they have that sum. @throws BridgeError `update` where they do not */
 function checked(bytes: Uint8Array, sum: string): Uint8Array {
   if (sha256(bytes) === sum) return bytes;
   const hint = "Nothing was changed. Try again later; if it stays so, do not trust that place.";
   throw failed("the binary is not the one of the list of sums", hint);
 }
 
-/** All of it, https at every step. A place on this machine may do without, and lead to others there. */
+/** Downloads a file, by https at every step. A URL on this machine may be http, and redirect to others on it. */
 async function fetchBytes(url: string, bytesMax: number, signal: AbortSignal): Promise<Uint8Array> {
   let at = new URL(url);
   const isHere = at.protocol === "http:" && isLoopback(at.hostname);
@@ -151,7 +151,7 @@ const unpack = (packed: Uint8Array): Promise<Uint8Array> =>
   });
 
 /**
- * Resolves when it is on the disk. What lies at `path` already, a link to elsewhere perhaps, is removed and not followed.
+ * Resolves when the bytes are on the disk. A file or link that is at `path` already is removed, and a link is not followed.
  * @throws BridgeError `update` where it cannot be written
  */
 async function save(bytes: Uint8Array, path: string): Promise<void> {
@@ -166,7 +166,7 @@ async function save(bytes: Uint8Array, path: string): Promise<void> {
   }
 }
 
-/** Resolves to its version. What it has started when its time is over ends with it. */
+/** Starts the new binary and resolves to its version. One that takes too long is ended with all that it started. */
 async function tryStart(path: string, { clock, env, signal }: Cli): Promise<string> {
   const folder = dirname(path);
   const place = { root: folder, home: folder, network: true, sandbox: { kind: "none", why: "" } } as const;
@@ -180,7 +180,7 @@ async function tryStart(path: string, { clock, env, signal }: Cli): Promise<stri
 // --- a signature of minisign. Its format is told at jedisct1.github.io/minisign: base64 of algorithm (2 bytes), key id (8), then key or
 // signature; `ED` signs the BLAKE2b hash, `Ed` the text itself; the global signature covers signature and trusted comment.
 
-/** What stands before an Ed25519 key in a SubjectPublicKeyInfo. **Source:** RFC 8410 */
+/** The bytes before an Ed25519 key in a SubjectPublicKeyInfo. **Source:** RFC 8410 */
 const spkiPrefix = Buffer.from("302a300506032b6570032100", "hex");
 const keyBytes = 42;
 const signatureBytes = 74;

@@ -1,6 +1,6 @@
 /**
- * What Claude asks a person a yes or no for: when it is asked, and what an answer means. One question is open at a time in a
- * conversation; it shows up to five things, by numbers, and what else asks waits for its turn. So a yes never means more than it says.
+ * Claude's questions for a yes or no: when one is asked, and what an answer to it means. One question is open at a time in a conversation;
+ * it shows up to five tool uses by number, and further ones wait, so that a yes never means more than the question shows.
  *
  *   tool uses that ask ─▶ ask ─▶ answer: yes, no, always ─▶ confirm       expired: reminded of, then a no
  *                           ▲                  └─▶ some of the numbers: the rest is shown again
@@ -12,10 +12,10 @@ import type { Envelope, Millis, SessionEvent, ToolUse } from "./model.ts";
 import { promptWords } from "./prompt.ts";
 import { itemOf, question, toolLine, type QuestionItem } from "./question.ts";
 
-/** Claude rests until it is answered: no more tool uses come beside those that are there. */
+/** Whether Claude rests until its tool uses are answered: no more of them come beside those that are there. */
 export const isRest = (event: SessionEvent): boolean => event.type === "idle" && event.stop.kind === "requires_action";
 
-/** What is not wanted any more is not asked; nor is more while a question is open: it is looked at again once that is answered. */
+/** Asks for the calls that are still open. While a question is open it asks nothing: the calls are looked at again after the answer. */
 export function askCalls(view: View, { session, looked }: FactOf<"looked">): Change[] {
   const isWanted = ({ use }: Looked): boolean => view.calls.some(({ id }) => id === use.id);
   const asked = isAsking(view) ? [] : looked.filter(isWanted).slice(0, asksMax);
@@ -31,7 +31,7 @@ export function askCalls(view: View, { session, looked }: FactOf<"looked">): Cha
   ];
 }
 
-/** One message for all of them. */
+/** A message that asks for all `uses`. */
 function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[], mayAlways: string | null): Change[] {
   const [prompt] = view.head;
   const words = prompt ? promptWords(prompt.envelope, view.account) : "";
@@ -39,13 +39,13 @@ function ask(view: View, uses: readonly ToolUse[], items: readonly QuestionItem[
   return [say("ask", about(view, uses), { kind: "text", text, styles: [], quote: null, files: file ? [file] : [] })];
 }
 
-/** A question is open: what else asks waits for its answer, so that a yes never means more than one. */
+/** Whether a question is open: other tool uses wait for its answer, so that a yes never means more than one question. */
 const isAsking = ({ asks }: View): boolean => asks.some(({ question }) => question !== null);
 
-/** Things in one question; the rest wait for their turn. */
+/** Tool uses in one question; the rest wait for their turn. */
 const asksMax = 5;
 
-/** What tools at Claude ask, but for those that were allowed for the conversation. */
+/** Asks for tool uses that run at Claude, and says yes to tools that were allowed for the conversation. */
 export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   if (view.asks.length === 0) return goOn(prompt);
   const unsaid = view.asks.filter(({ question }) => question === null);
@@ -57,16 +57,16 @@ export function sayAsks(view: View, prompt: Prompt | undefined): Change[] {
   return [...asked, ...(prompt ? waits(prompt) : [])];
 }
 
-/** A question about these, in the conversation of now. */
+/** The subject of a question about `uses` in the current conversation. */
 const about = ({ session }: View, uses: readonly ToolUse[]): QuestionSubject => ({
   sessionId: session?.id ?? "",
   uses: uses.map(({ id }) => id),
 });
 
-/** The question that shows it; before one does, that which would. */
+/** The subject of the question that shows `use`; before one does, of the question that would. */
 const subjectOf = (view: View, { use, question }: Ask): QuestionSubject => question?.subject ?? about(view, [use]);
 
-/** What names the question that shows it. */
+/** The first tool use of the question that shows `ask`: its id names the question. */
 const nameOf = (view: View, ask: Ask): string | undefined => subjectOf(view, ask).uses[0];
 
 // --- answers
@@ -74,9 +74,9 @@ const nameOf = (view: View, ask: Ask): string | undefined => subjectOf(view, ask
 type Answer = Extract<Verdict, { kind: "answer" }>;
 
 /**
- * An earlier copy, from a send whose outcome was unknown: while a message is tried again nothing else of ours goes into its chat. A
- * message of ours that is known by its time is none, whatever our clock was set to; nor is what the person wrote meanwhile, in Note to
- * Self under our name.
+ * Whether `target` is an earlier copy of a question, from a send whose outcome was unknown: while a message is tried again, nothing else
+ * of ours goes into its chat. A message of ours that is known by its time is no copy, whatever our clock was set to; nor is one that the
+ * person wrote meanwhile in Note to Self, whose author is our account.
  */
 function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: Shown, target: Millis): boolean {
   if (copiesFrom === null || target < copiesFrom || target > (sentAt ?? envelope.sentAt)) return false;
@@ -84,9 +84,9 @@ function isCopy(view: View, envelope: Envelope, { sentAt, copiesFrom = null }: S
 }
 
 /**
- * A yes or no answers the question that it points to; a plain one the one that is open and that the phones had before it was written,
- * by the sender's clock and by the server's; an edit is as old as what it corrects. Anything else is no answer: words are a prompt then, a reaction says nothing. Where it
- * has numbers, the rest of the question stays open. Null where words are no answer; `takeBack`: what they were an edit of.
+ * A quote or reaction answers the question that it points to; a plain yes or no answers the open question, if the phones had it before the
+ * answer was written, by the sender's clock and by the server's; an edit is as old as the message that it corrects. Other words are a
+ * prompt (null), another reaction says nothing. Numbers leave the rest open. `takeBack`: takes back the message that the answer edits.
  */
 export function answer(
   view: View,
@@ -107,7 +107,7 @@ export function answer(
   const taken = takeBack();
   if (first === undefined)
     return by === "reaction" ? [] : [...taken, say("command", id, "Nothing waits for an answer.")];
-  // The question was that prompt's own, and goes with it.
+  // The question belonged to the prompt that was just taken back, and ends with it.
   if (taken.some((change) => change.do === "answer")) return taken;
   const note = (text: string): Change[] => [...taken, say("note", id, text)];
   if (!isEntitled) return note(notYoursText);
@@ -129,7 +129,7 @@ export function answer(
   ];
 }
 
-/** It shows the rest of the question once more, and takes an answer like it. */
+/** A reminder that shows the rest of the question once more, and takes an answer as the question does. */
 const sayRest = (view: View, first: Ask, id: number, done: string, rest: readonly Ask[]): Change =>
   say("reminder", subjectOf(view, first), `${done} ${stillText(rest)}`, { part: id });
 
@@ -138,7 +138,7 @@ const whichText =
 
 const ownerApprovesText = "Only the owner of this machine may let Claude work on it.";
 
-/** From now on without a question: tools of Claude's in this conversation, edits of a project for an hour, all else never. */
+/** Frees from questions what `always` can free: Claude's tools in this conversation, edits of a project for an hour, nothing else. */
 function always(view: View, id: number, asks: readonly Ask[]): Change[] {
   const tools = [...new Set(asks.flatMap(({ use, call }) => (call === null ? use.name : [])))];
   const projects = [...new Set(asks.flatMap(({ call }) => (call?.mayAlways ? call.project : [])))];
@@ -156,7 +156,7 @@ function always(view: View, id: number, asks: readonly Ask[]): Change[] {
 
 const notYoursText = "Only the owner, and people who are allowed by name, can answer Claude's questions.";
 
-/** A person who writes while Claude waits for a yes or no hears so once per message that is short enough to be meant as one. */
+/** A person who writes while Claude waits for a yes or no is reminded by each message that is short enough to be meant as an answer. */
 export function remind(view: View, id: number, words: string): Change[] {
   const asks = view.asks.filter(({ question }) => question !== null);
   if (asks.length === 0 || words.length > shortMax) return [];
@@ -164,7 +164,7 @@ export function remind(view: View, id: number, words: string): Change[] {
   return unsent.length > 0 ? unsent : [say("note", id, `${stillText(asks)}\nYour message is answered after that.`)];
 }
 
-/** A question of which Signal took no copy is said again as it is: a reminder shows too little for a yes. */
+/** A question of which Signal took no copy is sent again whole, since a reminder shows too little for a yes. */
 function sayUnsent(asks: readonly Ask[], part: number): Change[] {
   const again = asks.flatMap(({ question }) =>
     question?.unsent
@@ -174,7 +174,7 @@ function sayUnsent(asks: readonly Ask[], part: number): Change[] {
   return [...new Map(again).values()];
 }
 
-/** What is open of a question, by its numbers where it has some. */
+/** The tool uses of a question that are still open, by number where it has several. */
 function stillText(asks: readonly Ask[]): string {
   const lines = asks.map(({ use, question }) => {
     const number = question && question.subject.uses.length > 1 ? `\n${question.number}. ` : " ";
@@ -185,7 +185,7 @@ function stillText(asks: readonly Ask[]): string {
 
 const shortMax = 40;
 
-/** A question is reminded of once, and counts as a no at the end of its time. */
+/** A question gets one reminder, at half its time; at the end of its time the answer counts as a no. */
 export function expired(view: View, { askIds, isLast }: FactOf<"expired">): Change[] {
   const asks = view.asks.filter(({ use }) => askIds.includes(use.id));
   const questions = [...Map.groupBy(asks, (ask) => nameOf(view, ask)).values()];
@@ -200,7 +200,7 @@ export function expired(view: View, { askIds, isLast }: FactOf<"expired">): Chan
   return asks.length === 0 ? [] : [...told, ...confirm(view, asks, false, "There was no answer in time.", null)];
 }
 
-/** The part of a question that is said again at half its time; the others are ids of messages. */
+/** The `part` of a question that is sent again at half its time; one that is sent again otherwise has the id of a message as its part. */
 const halfTime = -1;
 
 const expiredText = "Claude's question was not answered in time, so the answer was no.";

@@ -1,30 +1,30 @@
 /**
- * How long to wait before the next try, when there is none any more, and the table of what tries again.
+ * How long to wait before the next try, when no try follows, and the table of everything that tries again.
  *
  *   wait = max(server's minimum, min(cap, max(floor, jitter · min(cap, base · 2^(attempt − 1)))))
  *
- * One owner per retry; the SDK's own is off (`maxRetries: 0`). A new retry anywhere needs a row here first. Each counts, by the
- * class of its fault where there is one, and ends by that count; a row whose bound is "none" says why it goes on, and no try of it is paid
- * for.
+ * Every retry has one owner; the SDK's own retries are off (`maxRetries: 0`). A new retry anywhere needs a row here first. A row counts its
+ * tries, by the class of the fault where there is one, and ends by that count; a row whose bound is "none" says why it goes on, and its
+ * tries cost nothing.
  *
  * | site                                 | trigger                            | why the next try differs                    | bound                                                        |
  * |--------------------------------------|------------------------------------|---------------------------------------------|--------------------------------------------------------------|
- * | connection (`core/connection`)       | connect failed, line lost          | the network or the server comes back        | none, cap 60 s: it is what we are for; halts for a person    |
- * | … on loopback                        | the daemon is not up (yet)         | a person starts it                          | none, every `probeMs`: likewise                              |
+ * | connection (`core/connection`)       | connect failed, line lost          | the network or the server comes back        | none, cap 60 s: nothing works without; halts for a person    |
+ * | … on loopback                        | the daemon is not up (yet)         | a person starts it                          | none, every `probeMs`: as above                              |
  * | sync (`loops/sync`)                  | the Claude API failed              | an outage ends, a key is replaced           | none, cap 60 s: what was written elsewhere is to be seen     |
  * | deletion (`loops/elsewhere`)         | a session could not be deleted     | an outage ends                              | none, once a sync: a person was promised that it is gone     |
  * | prompt (`core/endings`)              | a request for it failed            | overload and limits pass; looks before asks | `promptBounds`, by the class of the fault, on its row        |
- * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | the second is the proof                     | `promptBounds.died`, after 4 tries (at Claude: 32)           |
- * | answer, stop (`loops/follow`)        | a request failed, no open prompt | as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
+ * | … of one alone (`loops/follow`)      | a 5xx, while others are answered   | a second 5xx shows that the prompt fails    | `promptBounds.died`, after 4 tries (at Claude: 32)           |
+ * | answer, stop (`loops/follow`)        | a request failed, no open prompt   | as for a prompt                             | `promptBounds` on its row; then as refused, or simply over   |
  * | reader (`loops/reader`)              | `claude_stream_lost`               | lists the log from the cursor first         | the prompt's or the answer's, as above                       |
  * | answer (`core/endings`)              | a yes, a no, a result is refused   | the person answers anew; a result is short  | `promptBounds.answer`, then the turn is stopped              |
  * | feature (`claude/requester`)         | the endpoint refuses a part of it  | without that part, which is remembered      | 3 requests, before a word of an answer has come              |
- * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to it                    | `callsMax` a prompt, then the turn is stopped                |
+ * | tool calls (`core/endings`)          | Claude calls our tools again       | each result is new to Claude                | `callsMax` a prompt, then the turn is stopped                |
  * | stopped turn (`loops/posting`)       | the session still runs             | a stop is taken up within a second          | 150 looks, one every 2 s; then the prompt goes out           |
  * | files (`loops/made-files`)           | a look for files failed            | an outage ends                              | `promptBounds.outage` in a row, in memory; then in words     |
  * | outbox send (`loops/send`)           | `backoff`, `after`, uncertain      | same timestamp where it is ours             | none for the row, cap 60 s: nothing is lost; `never` ends it |
  * | write (`loops/queue`)                | the disk is full or fails          | a person makes room                         | none, cap 60 s: what came, or was paid for, is held          |
- * | work (`loops/queue`)                 | the database failed below the work | likewise                                    | none, cap 60 s: the rows are there                           |
+ * | work (`loops/queue`)                 | the database failed below the work | a person makes room                         | none, cap 60 s: the rows are there                           |
  * | link code (`signal/native`)          | the provisioning address ran out   | a fresh address, hence a fresh code         | until linked or interrupted; a failed dial backs off         |
  * | group (`signal/native/claims`)       | a group cannot be read             | the storage host comes back                 | 12 times, 2 s to 5 min; then again after an hour             |
  * | member (`signal/native/sender`)      | one of a group was not reached     | a limit passes, the network comes back      | 3 times, 10 s and more apart, while the line holds           |
@@ -47,9 +47,9 @@ export const defaultBackoff: BackoffLimits = { baseMs: 1_000, capMs: 60_000, flo
 export type BackoffInput = {
   /** Failures in a row, the present one included: 1 for the first. */
   readonly attempt: number;
-  /** In [0, 1): full jitter, so that many who lost the same server do not return at once. */
+  /** Chance in [0, 1): full jitter, so that clients that lost the same server do not all return at once. */
   readonly jitter: number;
-  /** The server's Retry-After in ms, a lower bound; null without one. What is no finite number is none. */
+  /** The server's Retry-After in ms, a lower bound; null without one. A number that is not finite counts as none. */
   readonly retryAfterMs: Millis | null;
 };
 
@@ -63,7 +63,7 @@ export function backoffMs(
   return Math.max(serverMinimumMs(retryAfterMs), own);
 }
 
-/** Whether the log warns of failure `attempt` in a row: of the first, the second, the fourth, the eighth …, so that a long outage fills no log. */
+/** Whether the log warns of failure `attempt` in a row: the first, second, fourth, eighth …, so that a long outage does not fill it. */
 export const isLogged = (attempt: number): boolean => Number.isInteger(Math.log2(attempt));
 
 /** A Retry-After as a wait: whole ms, never negative, 0 for none or nonsense. */
@@ -72,12 +72,12 @@ export function serverMinimumMs(retryAfterMs: Millis | null): Millis {
 }
 
 /**
- * What a fault of a prompt costs when the prompt is tried again.
+ * The class of a prompt's fault, by what another try costs.
  *
- * - `refused`: the same request is refused again. `outage`: nothing was asked, so nothing is paid, and it passes.
- * - `lookup`: the answer goes on at Claude and is looked up there. `broken`: it was paid for and is lost, and asked for anew.
- * - `died`: Claude gave the prompt up, perhaps because of the prompt. `fatal`: its session ended with it.
- * - `busy`: the session waits for something first that its log does not show. It is stopped before the last try.
+ * - `refused`: the same request would be refused again. `outage`: Claude was not asked, so nothing is paid, and the outage passes.
+ * - `lookup`: the answer goes on at Claude and is looked up there. `broken`: the answer was paid for and is lost, so it is asked for anew.
+ * - `died`: Claude gave the prompt up, perhaps because of the prompt. `fatal`: the session ended with the prompt.
+ * - `busy`: the session first waits for something that its log does not show. The session is stopped before the last try.
  * - `answer`: Claude does not take an answer to its own question, and goes on waiting for one.
  */
 export type FaultClass = "refused" | "outage" | "lookup" | "broken" | "died" | "fatal" | "busy" | "answer";
@@ -91,17 +91,17 @@ export const callsMax = 100;
 export type Bound = {
   /** Tries in all, the first included, counted for each prompt and class. */
   readonly triesMax: number;
-  /** After the first failure, the second, …; the last is repeated. Without them by `backoffMs`. */
+  /** Waits after the first failure, the second, …; the last one repeats. Without this list `backoffMs` sets the waits. */
   readonly waitsMs?: readonly Millis[];
   readonly capMs?: Millis;
-  /** What the person hears when it is over; else the sentence of the error's own row. */
+  /** The sentence for the person after the last try; without one, the sentence of the error's own row. */
   readonly ending?: string;
 };
 
 export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   refused: { triesMax: 1 },
   outage: {
-    // They are half a minute apart on average, as the jitter is full.
+    // A week of tries: half a minute apart on average, since the jitter is full and the cap a minute.
     triesMax: 7 * 24 * 60 * 2,
     ending: "I have tried to reach Claude with this for a week and have stopped now. Please send it again.",
   },
@@ -113,7 +113,7 @@ export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   },
   broken: {
     triesMax: 3,
-    // A hiccup of the line has passed by then; what lasts longer has minutes.
+    // The first wait outlasts a hiccup of the line; the second gives a longer fault minutes.
     waitsMs: [3_000, 3 * 60_000],
     ending: "Claude's answer broke off three times, so I have stopped asking. Please send your message again later.",
   },
@@ -131,11 +131,11 @@ export const promptBounds: { readonly [K in FaultClass]: Bound } = {
   },
 };
 
-/** The answer had been begun, and paid for. */
+/** Errors before which the answer had begun, and was paid for. */
 const breaks: ReadonlySet<ErrorCode> = new Set(["claude_stream_lost", "claude_timeout"]);
 
 /**
- * `isFatal`: the session ended with it. `isAskedAnew`: the conversation is kept here, so that an answer that breaks off can only be
+ * `isFatal`: the session ended with the fault. `isAskedAnew`: the conversation is kept here, so that an answer that breaks off can only be
  * asked, and paid, for again. `hasSpoken`: the answer had begun.
  */
 export function faultClass(
@@ -150,10 +150,10 @@ export function faultClass(
   return code === "claude_stream_lost" ? "lookup" : "outage";
 }
 
-/** Nothing is tried again after it. `attempt`: failures of this class, the present one included. */
+/** Whether no try follows the failure `attempt`, which counts those of this class, the present one included. */
 export const isLastTry = (kind: FaultClass, attempt: number): boolean => attempt >= promptBounds[kind].triesMax;
 
-/** The wait before a post's next try in whole ms; null where it is over. `attempt`: failures of this class so far. */
+/** The wait before a post's next try in whole ms; null where no try follows. `attempt`: failures of this class so far. */
 export function nextTryMs(kind: FaultClass, input: BackoffInput): Millis | null {
   const { waitsMs = [], capMs = defaultBackoff.capMs } = promptBounds[kind];
   if (isLastTry(kind, input.attempt)) return null;

@@ -31,8 +31,8 @@ import type { Progress } from "./turn.ts";
 export type Post = {
   readonly sessionId: string;
   /**
-   * `queued`: it never went out, or surely did not arrive. `posting`: it went out, and nothing is known of it. `posted`: it is in
-   * the log. `waiting`: likewise, and Claude waits for a person.
+   * `queued`: the post never went out, or surely did not arrive. `posting`: it went out, and its fate is not known. `posted`: it is in
+   * the log. `waiting`: it is in the log, and Claude waits for a person.
    */
   readonly state: "queued" | "posting" | "posted" | "waiting";
   /** Failures so far, by the class of the fault. */
@@ -45,31 +45,31 @@ export type Prompt = {
   readonly envelope: Envelope;
   /** Times of sending that name this message: its own, and those of the versions it replaced. */
   readonly versions: readonly Millis[];
-  /** The fault that the person has heard of. */
+  /** Code of the fault that the person was told of; null for none. */
   readonly told: string | null;
   readonly receivedAt: Millis;
-  /** Null while its turn has not come. */
+  /** Null until it is the prompt's turn. */
   readonly post: Post | null;
 };
 
-/** A message that shows a question; null is what is not known. */
+/** A message that shows a question; a field is null where it is not known. */
 export type Shown = {
-  /** Its identity on Signal. */
+  /** The message's identity on Signal. */
   readonly sentAt: Millis | null;
   /** Since when the phones have it. */
   readonly at: Millis | null;
-  /** Since when copies under times of their own may be there: of sends whose outcome was unknown. */
+  /** Since when sends of unknown outcome may have left copies under times of their own. */
   readonly copiesFrom?: Millis | null;
 };
 
 /** A use of a tool that Claude asks a yes or no for. */
 export type Ask = {
   readonly use: ToolUse;
-  /** The messages that show it. */
+  /** The messages that show the question. */
   readonly shown: readonly Shown[];
   /**
-   * The question that shows it, sent or not, and which of the things in it this is, from 1 on; null before one does.
-   * `unsent`: Signal took no copy of it, and this is what it says: what is left of it, or a reminder, shows too little for a yes.
+   * The question that shows `use`, sent or not, and the number of `use` in it, from 1 on; null before one does.
+   * `unsent`: the whole question, of which Signal took no copy: a reminder, or the rest after an answer, shows too little for a yes.
    */
   readonly question: {
     readonly subject: QuestionSubject;
@@ -87,7 +87,7 @@ export type LocalCall = { readonly project: string; readonly mayAlways: boolean 
 export type Look = {
   /** Conversations of this chat, newest first, at most `conversationsMax`. */
   readonly conversations: () => readonly { readonly session: Session; readonly name: string }[];
-  /** What this conversation and the person of this envelope have used so far, in words; null before anything was. */
+  /** The usage of this conversation and of the envelope's person so far, in words; null before there is any. */
   readonly usage: (envelope: Envelope) => string | null;
   /** Models that the key may use, as far as they are known: a name that is not among them is not refused. */
   readonly models: () => readonly string[];
@@ -95,7 +95,7 @@ export type Look = {
   readonly chosen: () => Context;
   readonly defaultModel: string;
   readonly defaultEffort: string;
-  /** A session keeps the model that it was made with. */
+  /** Whether a session keeps the model that it was made with. */
   readonly isModelFixed: boolean;
   /** Projects of this machine. */
   readonly projects: () => readonly { readonly name: string; readonly folder: string; readonly run: boolean }[];
@@ -112,10 +112,10 @@ export type Look = {
   /** The message that was answered or given up last. */
   readonly lastPrompt: () => Envelope | null;
   readonly guests: Guests;
-  /** What is set in this chat, by number; and how much a person has set in all chats. */
+  /** The reminders of this chat, by number; and how many a person has set in all chats. */
   readonly reminders: () => readonly Reminder[];
   readonly remindersOf: (person: string) => number;
-  /** This machine's. */
+  /** The zone of this machine. */
   readonly timeZone: string;
   /** The conversation as a Markdown document. */
   readonly transcript: () => string;
@@ -126,51 +126,51 @@ export type View = {
   readonly chat: Chat;
   readonly account: Account;
   readonly now: Millis;
-  /** In [0, 1). */
+  /** Chance in [0, 1) for the next wait. */
   readonly jitter: number;
   /** The conversation is kept here: an answer that breaks off can only be asked for again, and is paid for again. */
   readonly isAskedAnew: boolean;
-  /** The conversation of now. */
+  /** The current conversation. */
   readonly session: Session | null;
-  /** One that is active, though by the settings of now another line would keep it. */
+  /** The active conversation, where the current settings would have another line keep it. */
   readonly left: Session | null;
-  /** The two oldest open ones, oldest first: only the first may be under way. */
+  /** The two oldest open prompts, oldest first: only the first may be under way. */
   readonly head: readonly Prompt[];
-  /** All open ones, oldest first: thousands may be, and take their time to be read. */
+  /** All open prompts, oldest first: there may be thousands, which take time to be read. */
   readonly prompts: () => readonly Prompt[];
-  /** How many there are, and the id of the newest. */
+  /** How many open prompts there are, and the id of the newest. */
   readonly waiting: () => { readonly count: number; readonly newest: number };
-  /** Open prompts that a time of sending names, in any of their versions. */
+  /** Open prompts of which any version was sent at this time. */
   readonly named: (sentAt: Millis) => readonly Prompt[];
   /** Whether a message of ours has this time on Signal. */
   readonly isSaid: (sentAt: Millis) => boolean;
-  /** Where the turn of the prompt under way stands, by the log; null while nothing is in the log. */
+  /** The standing of the turn of the prompt under way, by the log; null while the prompt is not in the log. */
   readonly turn: Progress | null;
-  /** Claude's open questions in the conversation of now, oldest first. */
+  /** Claude's open questions in the current conversation, oldest first. */
   readonly asks: readonly Ask[];
-  /** Calls of our own tools in the conversation of now that are not settled, those that ask included. */
+  /** Calls of our own tools in the current conversation that are not settled, those that ask included. */
   readonly calls: readonly ToolUse[];
   /** How often our own tools were called for this prompt. */
   readonly callCount: (sessionId: string, prompt: Prompt) => number;
-  /** All of these entries are tool uses that a person or this machine can answer. */
+  /** Whether all of these entries are tool uses that a person or this machine can answer. */
   readonly canAnswer: (sessionId: string, eventIds: readonly string[]) => boolean;
-  /** The person of this envelope may let Claude work on this machine. */
+  /** Whether the person of this envelope may let Claude work on this machine. */
   readonly isOwner: (envelope: Envelope) => boolean;
-  /** Tools that Claude may use without asking in the conversation of now. */
+  /** Tools that Claude may use without asking in the current conversation. */
   readonly granted: readonly string[];
   /** The code of the last error of the log that was not overcome; null without one. */
   readonly lastError: { readonly code: string; readonly isTerminal: boolean } | null;
-  /** Claude has said something since the prompt under way was taken up. */
+  /** Whether Claude has said something since the prompt under way was taken up. */
   readonly hasReply: () => boolean;
-  /** The person of the prompt under way has seen something of it: a fault, a preview, a reply, or that Claude is at work. */
+  /** Whether the person of the prompt under way has seen something of it: a fault, a preview, a reply, or that Claude is at work. */
   readonly isSeen: (prompt: Prompt) => boolean;
-  /** The person of this envelope was greeted before. */
+  /** Whether the person of this envelope was greeted before. */
   readonly isWelcome: (envelope: Envelope) => boolean;
   /** The newest prompt that was announced. */
   readonly announcedUpTo: () => number;
-  /** The text of a message of this person that ended already; null where it is not known. */
+  /** The text of this person's message of that time, once it has ended; null where it is not known. */
   readonly endedText: (envelope: Envelope, sentAt: Millis) => string | null;
-  /** What the person of this envelope spent today, beside what they may; null without a limit. */
+  /** The spending of the envelope's person today, beside the limit; null without a limit. */
   readonly spend: (envelope: Envelope) => Spend | null;
   readonly look: Look;
 };
@@ -186,8 +186,8 @@ type Facts = {
   /** A request for this prompt failed. `hasSpoken`: its answer had begun. `isLost`: it is not in the log any more. */
   failed: { id: number; fault: Fault; hasSpoken: boolean; isLost: boolean };
   /**
-   * Claude does not take this answer of ours (a result, or a yes or no), and never will; its post counts as unanswered. `use`: what it
-   * answered, null where that is not open any more. `isStopped`: it is being stopped. `tries`: before this one.
+   * Claude does not take this answer of ours (a result, or a yes or no), and never will; its post counts as unanswered. `use`: the tool use
+   * that it answered, null where that is not open any more. `isStopped`: the turn is being stopped. `tries`: those before this one.
    */
   refused: {
     postId: number;
@@ -200,11 +200,11 @@ type Facts = {
   };
   /** The session does not exist any more at Claude. */
   gone: { session: Session; isElsewhere: boolean };
-  /** The line to Signal has come back: what waits long, or is much, is announced. */
+  /** The line to Signal has come back: messages that are many, or have waited long, are announced. */
   back: {};
-  /** The program begins: what an older version or a lost wake left lying goes on. */
+  /** The program begins: work that an older version or a lost wake left lying goes on. */
   started: {};
-  /** Calls of our own tools would do this, which asks for a yes. */
+  /** Calls of our own tools that need a yes, with what they would do. */
   looked: { session: Session; looked: readonly Looked[] };
   /** A call of our own tool is over, or cannot be run at all: Claude is told. */
   settled: { session: Session; useId: string; text: string; isError: boolean };
@@ -214,11 +214,11 @@ type Facts = {
   due: { reminder: Reminder; nextAt: Millis | null; isMissed: boolean };
   /** The work that a command owed is done. */
   worked: { id: number; body: OutboundBody };
-  /** The database is older than what it was: what is open in it may have been asked since. */
+  /** The database was set back to an earlier state: prompts that are open in it may have been asked since. */
   setBack: { generation: number };
   /** The person has seen nothing of this prompt for minutes, while Claude is at work on it. */
   slow: { id: number };
-  /** These questions were not answered in half of their time (`isLast` false), or in time. */
+  /** These questions were not answered within half of their time (`isLast` false), or within all of it. */
   expired: { askIds: readonly string[]; isLast: boolean };
 };
 
@@ -228,10 +228,10 @@ export type Fact = FactOf<keyof Facts>;
 export type Outcome = "answered" | "failed" | "cancelled";
 export type Stage = "taken" | "waiting" | "done" | "failed" | "cleared";
 
-/** What a question is about: tool uses of a session, in the order of its numbers. The first of them names it. */
+/** The tool uses that a question shows, in the order of its numbers. The first of them names the question. */
 export type QuestionSubject = { readonly sessionId: string; readonly uses: readonly string[] };
 
-/** What a message is about: a row, a person, a day by its id; an entry of a session's log, or what it made; or what a question shows. */
+/** The subject of a message: the id of a row, a person or a day; an entry of a session's log, or its file; or a question's tool uses. */
 export type Subject = string | { readonly sessionId: string; readonly id: string } | QuestionSubject;
 
 /** Why a message exists: with its subject (and part) it is the message's identity. */
@@ -256,27 +256,27 @@ export type Why =
   | "spend";
 
 type Changes = {
-  /** `draftOf`: it takes the place of the preview of this prompt, where there is one. */
+  /** `draftOf`: the prompt whose preview the message takes the place of, where there is one. */
   say: { why: Why; subject: Subject; part: number; body: OutboundBody; draftOf: number | null };
   /** The message is a prompt: it waits for its turn. */
   open: { id: number; envelope: Envelope; versions: readonly Millis[] };
-  /** The prompt has its outcome; without an envelope the message itself is no more, and cannot be marked. `left`: what its preview, which it does not outlive, says then. */
+  /** The prompt has its outcome; without an envelope the message itself is gone, and cannot be marked. `left`: its preview's last words. */
   finish: { id: number; envelope: Envelope | null; outcome: Outcome; left: string };
-  /** The person was told of the fault, and that the prompt is tried on. */
+  /** The person was told of the fault, and that the prompt is tried further. */
   tell: { id: number; envelope: Envelope; code: ErrorCode };
-  /** Posts the prompt in the conversation of now, which is made where there is none. */
+  /** Posts the prompt in the current conversation, which is made where there is none. */
   ask: { id: number };
-  /** The post goes on in the conversation of now, after a wait; where it is lost, it is queued anew. */
+  /** The post goes on in the current conversation, after a wait; where it is lost, it is queued anew. */
   again: { id: number; isLost: boolean; tries: Tries; waitMs: Millis };
-  /** The answer that was not taken was tried so often; null: none is wanted any more. */
+  /** Claude did not take an answer. `tries`: its failures so far; null where no other answer is wanted. */
   unanswered: { postId: number; tries: Tries | null };
-  /** Claude waits for a person before this prompt's turn goes on; or not any more. */
+  /** Whether Claude waits for a person before this prompt's turn goes on. */
   wait: { id: number; envelope: Envelope; isWaiting: boolean };
-  /** Claude hears yes or no, and why not; a call of ours runs, or does not any more. `approver`: who said so; null for no person. */
+  /** Claude hears yes or no, and why not; a call of ours runs, or is dropped. `approver`: the person's id; null for no person. */
   answer: { use: ToolUse; isAllowed: boolean; reason: string; approver: string | null };
-  /** Claude calls a tool of ours: the journal takes it down. */
+  /** Claude calls a tool of ours: the journal records the call. */
   call: { sessionId: string; turn: string; use: ToolUse };
-  /** Claude rests: what its calls ask is asked together. */
+  /** Claude rests: its calls that need a yes are asked for together. */
   look: { sessionId: string };
   askCall: { useId: string; basis: string };
   result: { sessionId: string; useId: string; text: string; isError: boolean };
@@ -284,7 +284,7 @@ type Changes = {
   grantEdits: { project: string | null };
   /** The next conversation of this chat is about this project; null: about none. */
   openProject: { project: string | null };
-  /** Work on files for a command, which answers it. */
+  /** Work on files for a command, whose answer is the outcome of that work. */
   owe: { id: number; sessionId: string; work: "undo" | "diff" };
   paid: { id: number };
   schedule: { plan: ReminderPlan; number: number; source: Address };
@@ -344,13 +344,13 @@ export const finish = (
   left: outcome === "cancelled" ? "(stopped)" : "(no answer)",
 });
 
-/** Ends a prompt that failed, in words. */
+/** Ends a prompt that failed, and tells the person `text`. */
 export const fail = (prompt: Pick<Prompt, "id" | "envelope">, why: Why, text: string): Change[] => [
   say(why, prompt.id, text, { draftOf: prompt.id }),
   finish(prompt, "failed"),
 ];
 
-/** Ends a prompt that is not going to be answered. `isGone`: the message itself is no more, and cannot be marked. */
+/** Ends a prompt that is not going to be answered. `isGone`: the message itself was deleted or replaced, and cannot be marked. */
 export function withdraw(view: View, { id, envelope, post }: Prompt, isGone: boolean): Change[] {
   const isOut = post !== null && post.state !== "queued";
   return [
@@ -373,13 +373,13 @@ export const refuse = (use: ToolUse, reason: string): Change => ({
   approver: null,
 });
 
-/** Everything that Claude waits for in the conversation of now, or that runs here for it, is answered with a no. */
+/** A no to everything that Claude waits for in the current conversation, or that runs here for it. */
 export const refuseAll = ({ asks, calls }: View): Change[] =>
   [...asks.flatMap(({ use, call }) => (call === null ? use : [])), ...calls].map((use) => refuse(use, goneOnText));
 
 const goneOnText = "The person went on to something else.";
 
-/** Answers questions; the turn goes on once none is left. `approver`: who says so; null for the time that is over. */
+/** Answers questions; the turn goes on once none is left. `approver`: the person's id; null where no person answered. */
 export function confirm(
   view: View,
   asks: readonly Ask[],

@@ -1,5 +1,5 @@
 /**
- * One chat, one decision: what a fact changes. Pure: it reads a view and answers with changes; `store/apply.ts` writes them in the
+ * Decides what one fact changes in one chat. Pure: it reads a view and answers with changes; `store/apply.ts` writes them in the
  * transaction that also writes the fact, and the queues take it from there.
  *
  *   from Signal   received ─┐                          ┌─▶ ask, confirm, interrupt   a durable post to Claude
@@ -41,7 +41,7 @@ export function decide(view: View, fact: Fact): Change[] {
   return isMade ? [{ do: "endSession", id: view.left.id }, ...changes] : changes;
 }
 
-/** Goes on in the conversation of now, which is made where there is none: then the one that another line keeps is over. */
+/** Changes that go on in the current conversation, or make one: a conversation that another line keeps ends before them. */
 const inSession: ReadonlySet<Change["do"]> = new Set(["ask", "again", "set"]);
 
 const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Type>) => Change[] } = {
@@ -130,7 +130,7 @@ function openPrompt(view: View, { id, envelope }: FactOf<"received">, replaces: 
     : replaces === null
       ? null
       : view.endedText(envelope, replaces);
-  // A link preview that comes later, or a corrected blank: the question is the same.
+  // The edit leaves the words as they were (a late link preview, a corrected blank), so it asks nothing new.
   if (before !== null && before === words) return [];
   const whole = replaced ? withFilesOf(envelope, replaced.envelope) : envelope;
   const versions = [envelope.sentAt, ...(replaces === null ? [] : [replaces]), ...(replaced?.versions ?? [])];
@@ -142,7 +142,7 @@ function openPrompt(view: View, { id, envelope }: FactOf<"received">, replaces: 
   ];
 }
 
-/** The open prompt of this person that a time of sending names, in any of its versions. */
+/** The open prompt of this person of which any version was sent at this time. */
 function versionOf({ named }: View, { source }: Envelope, sentAt: Millis): Prompt | undefined {
   return named(sentAt).find(
     ({ envelope }) => source !== null && envelope.source !== null && isSameAddress(envelope.source, source),
@@ -174,13 +174,13 @@ function sayEvent({ id, context }: Session, event: SessionEvent, draftOf: number
   return isShown ? [say("tool", { sessionId: id, id: event.id }, toolLine(event))] : [];
 }
 
-/** Claude calls a tool of ours. `/undo` takes back what was done for one prompt. */
+/** Records Claude's call of a tool of ours, with the prompt as its turn: `/undo` takes back the changes of one turn. */
 function takeCall({ id: sessionId }: Session, event: SessionEvent, prompt: Prompt | undefined): Change[] {
   if (event.type !== "tool_use" || !event.isLocal) return [];
   return [{ do: "call", sessionId, turn: String(prompt?.id ?? event.id), use: event }];
 }
 
-/** What the new standing of the turn means for the prompt under way. */
+/** Ends, or fails, the prompt under way where its turn has ended or was flushed. */
 function turnChanged(view: View, prompt: Prompt): Change[] {
   if (view.turn?.kind === "ended") return finishTurn(view, prompt, view.turn.stop);
   if (view.turn?.kind !== "flushed") return [];
@@ -189,7 +189,7 @@ function turnChanged(view: View, prompt: Prompt): Change[] {
 
 // --- from the queues and from time
 
-/** No open prompt is asked again, since Claude may have answered it after the backup was made: its person knows. */
+/** No open prompt is asked again, since Claude may have answered it after the backup was made: the person is told to send it again. */
 function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
   const open = view.prompts();
   const text = `My memory was set back to an earlier state. Messages of yours stood open in it (${open.length}): please send again what was not answered.`;
@@ -201,7 +201,7 @@ function setBack(view: View, { generation }: FactOf<"setBack">): Change[] {
 const digestCount = 3;
 const digestAgeMs: Millis = 3_600_000;
 
-/** Says where much, or something old, waits that it is answered now. What was announced is not announced again where the line flaps. */
+/** Announces that many, or old, waiting messages are answered now. A line that flaps announces the same messages only once. */
 function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
   const { count: open, newest } = waiting();
   const first = head.find(({ post }) => post === null || post.state === "queued");
@@ -217,7 +217,7 @@ function announce({ head, waiting, now, announcedUpTo }: View): Change[] {
   return [say("digest", newest, text), { do: "announced", id: newest }];
 }
 
-/** `one` and `asked`, of the chat as it stands. Tests and the simulation call it after each decision. @throws Error with the invariant that is broken */
+/** Asserts the invariants `one` and `asked`; tests and the simulation call it after each decision. @throws Error naming the broken one */
 export function checkChat({ prompts, asks }: Pick<View, "prompts" | "asks">): void {
   const open = prompts();
   const underWay = open.filter(({ post }) => post !== null);

@@ -14,13 +14,13 @@ import type { Border } from "./marks.ts";
 import { assert, type StyledText, type StyleRange } from "./model.ts";
 
 /**
- * Addresses in a text that chats make links of: up to white space, or to what ends a Chinese or Japanese sentence, which has none;
- * not the marks of emphasis and the punctuation behind it.
+ * Addresses that chats make links of: up to white space, or to Chinese or Japanese punctuation, which no space follows; without the marks
+ * of emphasis and the punctuation behind the address.
  */
 export const address =
   /(?:https?|ftp):\/\/(?:(?!\*\*|~~|\|\|)[^\s<>"`，。；：！？、（）「」『』【】《》…“”])+(?<![*_~.,:;!?'])/g;
 
-/** A code point takes up to four bytes; less room than that would hold none. */
+/** A code point takes up to four bytes: a smaller part might hold none. */
 const bytesMin = 4;
 
 /** The parts in order, each at most `bytesMax` (≥ 4) bytes of UTF-8 and never empty; no part for an empty text. */
@@ -67,7 +67,7 @@ function spread(ranges: readonly { from: number; to: number; style: StyleRange["
   }
 }
 
-/** From `index` over the line breaks behind it (`direction` 1) or before it (−1), not beyond `bound`. */
+/** Moves `index` over the line breaks behind it (`direction` 1) or before it (−1), not beyond `bound`. */
 function skipLineBreaks(text: string, index: number, bound: number, direction: 1 | -1): number {
   let at = index;
   while (at !== bound && isLineBreak(text, direction === 1 ? at : at - 1)) at += direction;
@@ -82,10 +82,10 @@ function fittingEnd(text: string, start: number, bytesMax: number): number {
   return start + encoder.encodeInto(text.slice(start, start + bytesMax), new Uint8Array(bytesMax)).read;
 }
 
-/** Less than this share of a part is left only where the block behind it may not be cut. */
+/** A part is filled to this share at least, unless the block behind the cut may not be cut. */
 const stub = 1 / 3;
 
-/** Where the last block begins that does not fit in, or an item of it; null where neither is a good end. */
+/** The end of the part where the last block that does not fit in begins, or an item of it; null where neither is a good end. */
 function blockCut(
   text: string,
   start: number,
@@ -103,7 +103,7 @@ function blockCut(
     if (!last) continue;
     const end = blocks[index + 1]?.at ?? text.length;
     const isWhole = end - last.at <= bytesMax && bytesIn(text.slice(last.at, end).trimEnd()) <= bytesMax;
-    // What must be cut anyway is cut behind its first item rather than behind what leads in to it.
+    // A block that must be cut anyway is cut behind its first item rather than behind the line that leads in to it.
     if (last.isLed && !isWhole && item && item.at > last.at) break;
     const isSolid = borders.some(({ at, kind }) => kind === "solid" && at >= last.at && at < end);
     if (isWhole ? isSolid || last.at - start >= (limit - start) * stub : last.at - start >= (limit - start) / 2)
@@ -112,7 +112,7 @@ function blockCut(
   return item && item.at - start >= (limit - start) * stub ? item.at : null;
 }
 
-/** `cut`, or where the address begins that it would part, unless no part has room for that. */
+/** `cut`, or the beginning of the address that `cut` would part, unless that address fits into no part. */
 function beforeAddress(text: string, start: number, cut: number, bytesMax: number): number {
   for (const { 0: url, index } of text.slice(start, cut + bytesMax).matchAll(address)) {
     const at = start + index;
@@ -122,14 +122,14 @@ function beforeAddress(text: string, start: number, cut: number, bytesMax: numbe
   return cut;
 }
 
-/** Where a kind of border is; a match ends where the next part begins. */
+/** Patterns of the borders, by kind: the next part begins where a match ends. */
 const paragraph = /\n[ \t\r]*\n/g;
 const line = /\n/g;
 /** Chinese and Japanese sentences end without a space. */
 const sentence = /[.!?…]["')\]»”’]*\s|[。！？]/g;
 const word = /\s/g;
 
-/** Where the part that begins at `start` and has room up to `limit` ends; more than `start`. */
+/** The end of the part that begins at `start` and has room up to `limit`; always more than `start`. */
 function cutBefore(text: string, start: number, limit: number, codeFrom: number | null): number {
   const half = Math.ceil((limit - start) / 2);
   if (codeFrom !== null && codeFrom - start >= half && isLineBreak(text, codeFrom - 1)) return codeFrom;
@@ -166,7 +166,7 @@ function isGraphemeBorder(text: string, start: number, index: number): boolean {
   return graphemeStart(text, start, index) === index;
 }
 
-/** Where the grapheme that holds `index` begins. What lies before `start` or behind the next code point plays no part. */
+/** The beginning of the grapheme that holds `index`. Text before `start` or behind the next code point plays no part. */
 function graphemeStart(text: string, start: number, index: number): number {
   const segment = graphemes.segment(text.slice(start, index + 2)).containing(index - start);
   return segment ? start + segment.index : index;

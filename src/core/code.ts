@@ -1,5 +1,5 @@
 /**
- * Blocks of code in Markdown: where a fence ends, code in lists, and what the file is called that a long one becomes.
+ * Blocks of code in Markdown: where a fence ends, code in lists, and the name of the file that a long block becomes.
  *
  * CommonMark closes a fence only by a line that is indented by less than four spaces, and reads the rest of the text as code
  * where it finds none. Models indent that line deeper now and then, and put fences into Markdown that is fenced itself: prose
@@ -10,7 +10,7 @@ import { tab } from "./marks.ts";
 
 export type Fence = {
   readonly raw: string;
-  /** What stands behind the opening marks: the language, and more. */
+  /** The text behind the opening marks: the language, and more. */
   readonly info: string;
   readonly text: string;
   readonly isClosed: boolean;
@@ -28,7 +28,7 @@ export function readFence(source: string): Fence | null {
 
 type Opening = { readonly length: number; readonly indent: number; readonly mark: string; readonly info: string };
 
-/** Only the beginning of a line is looked at: an endless one is not copied. */
+/** Characters of a line that are looked at, so that an endless line is not copied. */
 const headLength = 120;
 
 /** @param isNesting fences with a language open a block within this one */
@@ -61,13 +61,13 @@ function isClosedLater(source: string, from: number, mark: string): boolean {
 }
 
 type FenceLine = {
-  /** What stands before the marks; list markers and quotes are nothing. */
+  /** The words before the marks, without list markers and quote marks. */
   readonly words: string;
-  /** The white space, and the marks of quotes, that make a line of their own stand below this one. */
+  /** The white space and quote marks that put a new line directly below this one, at its depth. */
   readonly margin: string;
   readonly marks: string;
   readonly rest: string;
-  /** `rest` is blank, or can be what an opening fence says of its code. */
+  /** Whether `rest` is blank, or can be the info of an opening fence. */
   readonly isInfo: boolean;
   readonly kind: "end" | "opening" | "loose";
 };
@@ -98,7 +98,7 @@ function fenceLineOf(line: string): FenceLine | null {
  */
 function withFencesApart(lines: readonly string[]): string[] {
   const fences = lines.map(fenceLineOf);
-  // By line, the nearest below it: a loose end; an end or an opening; and whether an odd number of ends stand there in a row.
+  // For each line, from there on: the nearest loose fence, the nearest end or opening, and whether an odd number of ends follow in a row.
   const [loose, firm, isOdd] = [[] as number[], [] as number[], [] as boolean[]];
   for (let at = lines.length; at >= 0; at--) {
     const kind = fences[at]?.kind;
@@ -120,7 +120,7 @@ function withFencesApart(lines: readonly string[]): string[] {
       return undefined;
     }
     if (fences[later]?.kind === "end" && isOdd[later]) return later;
-    // `npm` is no language: those are words of code within a line.
+    // Marks followed by words that name no language (`npm`) enclose code within a line.
     const isLanguage = words === "" || rest.trim() === "" || languages.has(rest.trim().toLowerCase());
     return next < later && isLanguage ? next : undefined;
   };
@@ -130,7 +130,7 @@ function withFencesApart(lines: readonly string[]): string[] {
     const end = fence?.isInfo ? endOf(at, fence) : undefined;
     if (!fence || end === undefined) {
       apart.push(line);
-      // All that follows is code.
+      // The fence has no end, so that all lines below it are code.
       if (fence?.isInfo && fence.words === "") return [...apart, ...lines.slice(at + 1)];
       continue;
     }
@@ -151,8 +151,8 @@ function withFencesApart(lines: readonly string[]): string[] {
 }
 
 /**
- * Code of a list or a quote goes where its fence stands (models put its lines, or its end, at the margin, and CommonMark then ends
- * the list, or the quote), with its tabs marked, for a lexer makes spaces of those in lists. Linear.
+ * Moves code of a list or a quote to where its fence stands, since models put its lines, or its end, at the margin, and CommonMark then
+ * ends the list or the quote. Tabs of that code are marked, since the lexer makes spaces of tabs in lists. Linear.
  */
 export function withFallenCode(markdown: string): string {
   const lines = markdown.includes("```") ? withFencesApart(markdown.split("\n")) : markdown.split("\n");
@@ -175,7 +175,7 @@ export function withFallenCode(markdown: string): string {
     const end = left.at(-1);
     if (prefix === "" || (marker === "" && !isInList)) at = end ?? lines.length;
     else if (end !== undefined && moveCode(lines, at, end, prefix)) {
-      // Below the words of a task, or anywhere deeper than its item: CommonMark would take it for words.
+      // CommonMark takes a fence that is more than three columns deeper than its item, as below the words of a task, for words.
       const surplus = marker === "" ? widthOf(prefix) - content : 0;
       if (surplus > 3) for (let below = at; below <= end; below++) lines[below] = without(lines[below] ?? "", surplus);
       at = end;
@@ -188,7 +188,7 @@ export function withFallenCode(markdown: string): string {
 const endsIn = (lines: readonly string[], end: RegExp): number[] =>
   lines.flatMap((line, at) => (end.test(line) ? [at] : [])).reverse();
 
-/** Moves the lines from a fence to its end behind its prefix; false where the end is another's. */
+/** Moves the lines from a fence to its end behind its prefix; false where the end belongs to another fence. */
 function moveCode(lines: string[], at: number, end: number, prefix: string): boolean {
   const isQuote = prefix.includes(">");
   const width = widthOf(prefix);
@@ -198,7 +198,7 @@ function moveCode(lines: string[], at: number, end: number, prefix: string): boo
   const [first = 0] = missing;
   const last = missing.at(-1) ?? 0;
   const most = missing.slice(0, -1).reduce((a, b) => Math.max(a, b), 0);
-  // Where the code begins in its place, but does not end there, what fell out is prose; so is what holds another fence.
+  // Lines at the margin are prose where the code begins in its place but does not end there, and where they hold another fence.
   if (
     most > 0 &&
     ((first === 0 && last > 0) || below.some((line, index) => /^ *(?:```|~~~)\s*\w/.test(line) && missing[index]))
@@ -217,7 +217,7 @@ function moveCode(lines: string[], at: number, end: number, prefix: string): boo
 
 const spaceOf = (line: string): string => /^\s*/.exec(line)?.[0] ?? "";
 
-/** The line without so many columns of its white space, as far as it has them. */
+/** The line with up to `most` columns of its leading white space removed. */
 function without(line: string, most: number): string {
   const columns = Math.min(most, widthOf(spaceOf(line)));
   let [at, width] = [0, 0];
@@ -234,13 +234,13 @@ const widthOf = (text: string): number => {
 const tableOf = (words: string): { readonly [language: string]: string } =>
   Object.fromEntries(words.split(/\s+/).map((word) => word.split(":")));
 
-/** Languages whose files do not end as the language is called. */
+/** Languages whose file ending is not the language's name. */
 const endings =
   tableOf(`python:py python3:py typescript:ts javascript:js bash:sh shell:sh zsh:sh console:txt text:txt plaintext:txt
   yaml:yml rust:rs ruby:rb kotlin:kt markdown:md c++:cpp csharp:cs c#:cs objective-c:m haskell:hs perl:pl powershell:ps1 golang:go
   jsonc:json elixir:ex terraform:tf`);
 
-/** What has no ending. */
+/** Languages whose files have a fixed name in place of an ending. */
 const wholeNames = tableOf(
   "dockerfile:Dockerfile docker:Dockerfile make:Makefile makefile:Makefile cmake:CMakeLists.txt gitignore:.gitignore dotenv:.env",
 );
@@ -248,20 +248,20 @@ const wholeNames = tableOf(
 const isSame = (a: string, b: string): boolean =>
   a === b || [a, b].sort().join() === "yaml,yml" || (/^[jt]sx?$/.test(a) && a.slice(0, 2) === b.slice(0, 2));
 
-/** A name with an ending, its folders before it; what has letters on both sides of the dot. */
+/** A file name with its folders: characters on both sides of a dot, or a name that has no ending. */
 const fileName =
   /(?:[\w.@~-]*[/\\])*(\.?[\w-][\w.-]{0,60}\.[A-Za-z]\w{0,9}|Dockerfile|Makefile|Containerfile)(?![\w/\\])/g;
 
-/** The same where marks enclose it, in any script. */
+/** A file name that marks enclose, in any script. */
 const anyName = new RegExp(
   `(?<!\\S)(?:\\S*[/\\\\])?([^\\s/\\\\]{1,60}\\.[A-Za-z]\\w{0,9})(?!\\S)|${fileName.source}`,
   "gu",
 );
 
-/** Endings that say what a file is, whatever stands on the fence of the block that follows. */
+/** Endings that tell the kind of a file, whatever language the fence below the name says. */
 const telling = new Set([...Object.values(endings), "html", "css", "json", "java", "xml", "csv", "sql"]);
 
-/** What a fence behind words is followed by where it opens code. */
+/** Languages: a fence behind words opens code where one of these follows it. */
 const languages = new Set([
   ...Object.keys(endings),
   ...Object.keys(wholeNames),
@@ -269,12 +269,12 @@ const languages = new Set([
   ..."c h go swift php lua r scala dart diff ini toml http graphql fish cmd bat log env".split(" "),
 ]);
 
-/** What a comment on the first line of the code says: `# src/app.py`. */
+/** A first line of code that is a comment with the file's name: `# src/app.py`. */
 const firstComment = /^\s*(?:#|\/\/|--|<!--|\/\*)\s*(?:file(?:name)?:\s*)?(\S+)\s*(?:-->|\*\/)?\s*$/i;
 
 /**
- * The name for a block of code: as its info says (`py title="app.py"`), the last sentence before it ("`src/app.py`", "**app.py**",
- * plainly only with the language's ending), the code's first line, or what stands before that sentence; else `code` with an ending.
+ * The name for a block of code, from its info (`py title="app.py"`), the last sentence before it ("`src/app.py`", "**app.py**", plainly
+ * only with the language's ending), the code's first line, or the text before that sentence; else `code` with an ending.
  */
 export function fileNameOf(code: string, info: string, before: string): string {
   const language = (/^[\w+#-]+/.exec(info)?.[0] ?? "").toLowerCase();

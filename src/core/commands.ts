@@ -2,7 +2,7 @@
 import { toPlain } from "./consent.ts";
 
 /**
- * What belongs together, what a person needs first on top; each fits a line of a phone (40 columns). `also`: other names that people try.
+ * The commands by group, the first needed on top; each fits a line of a phone (40 columns). `also`: other names that people try.
  */
 const groups = [
   [
@@ -49,7 +49,7 @@ export type Command = (typeof groups)[number][number];
 export const commands: readonly Command[] = groups.flat();
 export type CommandName = Command["name"];
 
-/** One command a line. */
+/** The text of `/help`: one command a line. */
 export const commandHelp = (): string =>
   groups.map((group) => group.map(({ use, what }) => `${use} – ${what}`).join("\n")).join("\n\n");
 
@@ -64,17 +64,17 @@ export type CommandLine = { readonly name: string; readonly argument: string };
 const blank = /^[\s\p{Cf}\p{Variation_Selector}]+/u;
 /** Behind a command's name: the name of an account, then punctuation and pictures, but no path. */
 const decoration = /^(?:@[\w.-]*)?[^\p{L}\p{N}/\\]*$/u;
-/** So many words behind a command that takes none are a question: `/help me with my homework`. */
+/** Four words or more behind a command that takes none are a question: `/help me with my homework`. */
 const sentence = /^(?:\S+\s+){3}\S/u;
 const urgent = new Set(["stop", "skip"]);
 
 /**
- * A message as a command, or null where it is none: a path, or a sentence that begins with a word that is no command's name.
- * Such a word alone is a command that there is not: the person is to hear of the nearest.
+ * A message as a command, or null where it is none: a path, or a sentence that begins with a word that is no command's name. Such a word
+ * alone is returned as a command that does not exist, so that the person hears of the nearest one.
  */
 export function parseCommand(text: string): CommandLine | null {
   const said = text.replace(blank, "");
-  // Typed by hand, where the chat's own mention was not used.
+  // The name of the account, typed by hand in place of the chat's own mention.
   const addressed = /^@[\w.-]+\s+(?=[/／])/u.exec(said)?.[0] ?? "";
   const [, head = "", rest = ""] = /^[/／](\S+)\s*(.*)$/su.exec(said.slice(addressed.length)) ?? [];
   const [, word = "", after = ""] = /^([a-z]+(?:[_-][a-z]+)*)(.*)$/su.exec(toPlain(head)) ?? [];

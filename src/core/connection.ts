@@ -8,7 +8,7 @@
  *     │   └── connectFailed · too slow ──┘  └── reconnect ────┘─│──────────────────────┘ │
  *     └────────────────────────── lost · stalled · stop ────────┴────────────────────────┘
  *
- * What holds in every state (`checkInvariants`, after each step in tests, simulation and production):
+ * Invariants of every state (`checkInvariants`, after each step in tests, simulation and production):
  *
  *   counts      attempt and reconnects are whole and not negative; `since` is finite
  *   halted      DISCONNECTED has no `retryAt` exactly where it is stopped (no fault) or only a person can help
@@ -17,8 +17,8 @@
  *   unfinished  SYNCING lacks the proof, or the sync, or both: with both it is CONNECTED
  *   proven      CONNECTED has seen a proof of life
  *
- * How long DISCONNECTED waits, and what else is tried again: the table in `backoff.ts`. The shell (`loops/connector.ts`)
- * owes us: one life per `connect`, and nothing reported from a life that ended. Where it slips, the table below still decides.
+ * The table in `backoff.ts` says how long DISCONNECTED waits, and what else is tried again. The shell (`loops/connector.ts`) has to keep
+ * to one life per `connect` and report nothing from a life that ended; where it does not, the table below still decides.
  */
 import { backoffMs, defaultBackoff, serverMinimumMs, type BackoffLimits } from "./backoff.ts";
 import { BridgeError, errorTable, toFault, type Fault } from "./errors.ts";
@@ -48,7 +48,7 @@ export type State =
       readonly name: "SYNCING";
       readonly isProven: boolean;
       readonly isSynced: boolean;
-      /** Without a proof until then, the line counts as stalled. */
+      /** The time from which the line counts as stalled, unless a proof comes first. */
       readonly proofDueAt: Millis;
     })
   | (Common & { readonly name: "CONNECTED"; readonly proofDueAt: Millis });
@@ -80,26 +80,26 @@ export type Event = { readonly at: Millis } & (
 export type EventType = Event["type"];
 
 export type Effect =
-  /** Ends what runs of the last life and a running wait, then connects: `connected` or `connectFailed`. */
+  /** Ends the last life and a running wait, then connects and reports `connected` or `connectFailed`. */
   | { readonly type: "connect" }
-  /** `retryDue` after `ms`; replaces a running wait. */
+  /** Reports `retryDue` after `ms`; replaces a running wait. */
   | { readonly type: "wait"; readonly ms: Millis }
-  /** `syncDone` or `syncFailed`. Once per life. */
+  /** Synchronizes contexts, then reports `syncDone` or `syncFailed`. Once per life. */
   | { readonly type: "sync" }
-  /** Polls until the life ends: `proof` per round trip, `lost` at its failure. Once per life. */
+  /** Polls until the life ends; reports `proof` per round trip and `lost` at its failure. Once per life. */
   | { readonly type: "receive" }
-  /** Answering and sending may go on. */
+  /** Lets answering and sending go on. */
   | { readonly type: "drainOutbox" }
   /** Ends the life and a running wait. */
   | { readonly type: "disconnect" }
-  /** What `/status` shows has changed. Always last. */
+  /** Tells `/status` that the state has changed. Always last. */
   | { readonly type: "publish" };
 
 export type Limits = {
   readonly backoff: BackoffLimits;
   /** A service on loopback that is not up is tried this often instead: it costs nothing. Null elsewhere. */
   readonly probeMs: Millis | null;
-  /** CONNECTED for so long makes earlier failures history. */
+  /** Earlier failures are forgotten after CONNECTED has held for so long. */
   readonly stableAfterMs: Millis;
   /** Oldest proof of life that still counts. Longer than a poll. */
   readonly staleAfterMs: Millis;
@@ -122,7 +122,7 @@ export const defaultLimits: Limits = {
 
 export type Step = readonly [State, readonly Effect[]];
 
-/** Not started. */
+/** The state before the first `start`. */
 export const initialState = (at: Millis): State => ({
   name: "DISCONNECTED",
   since: at,
@@ -133,7 +133,7 @@ export const initialState = (at: Millis): State => ({
   retryAt: null,
 });
 
-/** What the event makes of the state, and what is to be done in this order. Where nothing changes, the same state comes back. */
+/** The state after the event, and the effects to carry out in this order. Where nothing changes, the same state comes back. */
 export function step(state: State, event: Event, limits: Limits): Step {
   // The table's type pairs every handler with its own state and event; a computed look-up cannot say so.
   const handle = table[event.type][state.name] as Handler<StateName, EventType>;
@@ -151,21 +151,21 @@ const disconnect: Effect = { type: "disconnect" };
 
 const stay = (state: State): Step => [state, nothing];
 
-/** Every pair of event and state is a decision. The shell's slips are decided too: an event of an earlier life changes nothing. */
+/** Every pair of event and state has its handler, those of the shell's slips too: an event of an earlier life changes nothing. */
 const table: Table = {
   start: { DISCONNECTED: begin, RECONNECTING: stay, SYNCING: stay, CONNECTED: stay },
   connected: { DISCONNECTED: hangUp, RECONNECTING: open, SYNCING: stay, CONNECTED: stay },
   connectFailed: { DISCONNECTED: stay, RECONNECTING: fail, SYNCING: stay, CONNECTED: stay },
   retryDue: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: stay, CONNECTED: stay },
-  // In CONNECTED it is a sync by its own backoff: nothing about the line.
+  // A sync in CONNECTED has a backoff of its own and says nothing about the line.
   syncDone: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: synced, CONNECTED: stay },
   syncFailed: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: synced, CONNECTED: stay },
   lost: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: fail, CONNECTED: fail },
   proof: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: proven, CONNECTED: proven },
   tick: { DISCONNECTED: stay, RECONNECTING: failIfSlow, SYNCING: failIfStalled, CONNECTED: failIfStalled },
-  // A connect that slept is dead without a sign.
+  // A connect that was under way while the machine slept is dead without a sign.
   woke: { DISCONNECTED: retryIfAllowed, RECONNECTING: connect, SYNCING: demandProof, CONNECTED: demandProof },
-  // Networks of containers come and go: each would start a running connect over.
+  // Networks of containers come and go: each change would start a running connect over.
   networkChanged: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: demandProof, CONNECTED: demandProof },
   reconnect: { DISCONNECTED: retryNow, RECONNECTING: stay, SYNCING: connect, CONNECTED: connect },
   stop: { DISCONNECTED: stop, RECONNECTING: stop, SYNCING: stop, CONNECTED: stop },
@@ -174,7 +174,7 @@ const table: Table = {
 /** The fields that every state has, and no other: a state never carries what belonged to the one before. */
 const common = ({ attempt, lastProofAt, reconnects }: State) => ({ attempt, lastProofAt, reconnects });
 
-/** CONNECTED that has held makes earlier failures history. */
+/** Forgets earlier failures once CONNECTED has held for `stableAfterMs`. */
 function calmed(state: State, at: Millis, { stableAfterMs }: Limits): State {
   const hasHeld = state.name === "CONNECTED" && at - state.since >= stableAfterMs;
   return hasHeld && state.attempt > 0 ? { ...state, attempt: 0 } : state;
@@ -188,14 +188,14 @@ function begin(state: In<"DISCONNECTED">, event: Event): Step {
   return state.retryAt === null ? connect(state, event) : stay(state);
 }
 
-/** Also tries a halted line once, and against the server's wish: a person may know better. Not a stopped one. */
+/** Tries a halted line once, too, and against the server's wish, since the person who asks may know better; not a stopped line. */
 function retryNow(state: In<"DISCONNECTED">, event: Event): Step {
   return state.fault === null ? stay(state) : connect(state, event);
 }
 
 /**
- * The wait is over, or something happened that makes a try worth while now. Our own backoff gives way to that; the server's
- * minimum does not. A clock that jumped back (`at` before `since`) cannot make it longer than it was.
+ * The wait is over, or an event makes a try worth while now. Our own backoff gives way to such an event; the server's minimum does not.
+ * A clock that jumped back (`at` before `since`) cannot make the wait longer than it was.
  */
 function retryIfAllowed(state: In<"DISCONNECTED">, event: Event): Step {
   if (state.fault === null || state.retryAt === null) return stay(state);
@@ -228,7 +228,7 @@ function synced(state: In<"SYNCING">, { at }: Event): Step {
   return state.isSynced ? stay(state) : settle({ ...state, isSynced: true }, at);
 }
 
-/** From SYNCING to CONNECTED as soon as both are there: no word of CONNECTED on the strength of an answering port. */
+/** SYNCING becomes CONNECTED as soon as it is proven and synced: a port that answers is not enough for CONNECTED. */
 function settle(state: In<"SYNCING">, at: Millis): Step {
   if (!state.isProven || !state.isSynced) return stay(state);
   const { proofDueAt } = state;
@@ -236,8 +236,8 @@ function settle(state: In<"SYNCING">, at: Millis): Step {
 }
 
 /**
- * The line may be dead without knowing it: it gets a short time to show that it lives, rather than being torn down blindly. What
- * fell due while the machine slept is forgiven; a proof that is due sooner stays so, or a restless network would put it off.
+ * The line may be dead without a sign: it gets a short time for a fresh proof rather than being torn down blindly. A proof that fell due
+ * while the machine slept is forgiven; a proof that is due sooner stays so, or a restless network would put it off.
  */
 function demandProof(state: In<"SYNCING" | "CONNECTED">, { type, at }: Event, { wakeProofMs }: Limits): Step {
   const soon = at + wakeProofMs;

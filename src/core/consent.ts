@@ -1,26 +1,26 @@
 /**
- * Yes, no and always as people write them: words of many languages, emojis in every skin tone, with or without punctuation. What
- * is not surely one of them is none: it is what lets Claude do things on a person's machine.
+ * Yes, no and always as people write them: words of many languages, emojis in every skin tone, with or without punctuation. A text that is
+ * not surely one of them is none, since a yes lets Claude do things on a person's machine.
  */
 
 export type Consent = {
   readonly answer: "yes" | "no" | "always";
-  /** What was said after a no, for Claude to hear. */
+  /** The words after a no, which Claude is told. */
   readonly reason: string | null;
-  /** Of a question that has several things in it: those that are meant; none for all. */
+  /** Numbers of the tool uses that are meant, in a question that shows several; empty for all. */
   readonly numbers: readonly number[];
 };
 
 type Answer = Consent["answer"];
 
-/** Skin tones, variation selectors, joiners, and what is not seen at all. */
+/** Skin tones, variation selectors, joiners and other invisible characters. */
 const unseen = /[\p{Cf}\p{Variation_Selector}\p{Emoji_Modifier}\p{Default_Ignorable_Code_Point}]/gu;
 const pictures = /\p{Extended_Pictographic}|[✗✘∞]/gu;
 
-/** Compatibility forms as one, lower case, without what is not seen and without what only decorates. */
+/** The text in NFKC and lower case, without characters that are invisible or only decorate. */
 export const toPlain = (text: string): string => text.normalize("NFKC").replace(unseen, "").toLowerCase();
 
-/** Words with one blank between them, without smileys made of letters; a question mark stays, for it asks. */
+/** The words with one blank between them, without smileys made of letters; a question mark stays, since it makes a question of them. */
 function toWords(text: string): string {
   return toPlain(text)
     .replaceAll(/[:;=]-?[)dp]+(?![\p{L}\p{N}])/gu, " ")
@@ -72,7 +72,7 @@ const meanings: ReadonlyMap<string, Answer | "filler"> = new Map([
      and dont ask again, and do not ask again, never ask again, stop asking, immer, toujours, siempre, sempre, zawsze, всегда, завжди, altijd, alltid, altid, aina,
      her zaman, いつも, 总是, 始终允许, 항상`,
   ),
-  // What may stand beside an answer and changes nothing.
+  // Words that may stand beside an answer and change nothing.
   ...phrases(
     "filler",
     `please, pls, plz, and do it, it is, i'm, i am, thanks, thank you, thx, ty, thing, then, it, that, this, it's, that's, thats, i, now, once, only once, just once, just this
@@ -91,9 +91,9 @@ function phrases<K extends string>(meaning: K, text: string): [string, K][] {
   return text.split(",").map((phrase) => [toWords(phrase), meaning]);
 }
 
-/** What a short message means as an answer to a question for a yes or no; null where it means none. */
+/** A short message as the answer to a question for a yes or no; null where it is none. */
 export function consentOf(text: string): Consent | null {
-  // Nothing that long is an answer, and what a stranger's text costs stays small.
+  // A text that long is no answer, and a stranger's text must cost little to read.
   if (text.length > textLengthMax) return null;
   const plain = answerOf(text);
   if (plain !== null) return { answer: plain, reason: null, numbers: [] };
@@ -135,7 +135,7 @@ export function numbersOf(text: string): { readonly numbers: readonly number[]; 
 const numberForm =
   /^#?(\d{1,2})(?:\s?[-–]\s?(\d{1,2}))?(?:[.)](?=\s|$))?(?:[\s,;:&+!、，]+(?:(?:and|und|et|y)\s+(?=#?\d))?|$)/iu;
 
-/** A picture before words. */
+/** An emoji before words. */
 const signed = /^(?:\p{Extended_Pictographic}[\p{Emoji_Modifier}\uFE0F]*)+(?=\s+[\p{L}"“(])/u;
 const reasoned =
   /^([^,;:.!…(–—，、；：。！\n]{1,30})(?:[,;:.!…–—，、；：。！\n]|(?=\()|\s-\s|\s(?=(?:because|weil|porque|perché|parce)\s))+\s*(.+)$/su;
@@ -154,7 +154,7 @@ function answerOf(text: string): Answer | null {
   return only !== undefined && others.length === 0 ? only : null;
 }
 
-/** What the phrases of a text mean; null where it holds any other. */
+/** The answers that the phrases of a text mean; null where it holds a phrase that is not known. */
 function wordsMeant(text: string): Answer[] | null {
   const words = text === "" ? [] : text.split(" ");
   if (words.length > wordsMax) return null;
@@ -169,5 +169,5 @@ function wordsMeant(text: string): Answer[] | null {
   return meant;
 }
 
-/** The same of a reaction: one emoji. */
+/** The answer that a reaction means: it is one emoji. */
 export const consentOfReaction = (emoji: string): Answer | null => answerOf(emoji);

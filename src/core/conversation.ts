@@ -6,7 +6,7 @@ import { withoutTimeLine } from "./when.ts";
 /** The title of a session until a person gives it one. */
 export const untitled = (id: string): string => `Signal chat ${id.slice(0, 4)}`;
 
-/** The title, or where none was given the last that was asked. */
+/** The title, or where none was given the beginning of the last prompt. */
 export function nameOf({ id, context }: Session, lastPrompt: SessionEvent | null): string {
   const title = context["title"];
   if (typeof title === "string" && !title.endsWith(untitled(id))) return title;
@@ -15,7 +15,7 @@ export function nameOf({ id, context }: Session, lastPrompt: SessionEvent | null
     : "untitled";
 }
 
-/** What was said, in Markdown. */
+/** The prompts and replies of a conversation, in Markdown. */
 export function transcriptOf(session: Session, events: readonly SessionEvent[]): string {
   const said = events.flatMap((event) => {
     if (event.type === "prompt") return [`**You:** ${withoutTimeLine(event.text)}`];

@@ -9,7 +9,7 @@
 /** `from` and `to` enclose the delimiters, which are `size` long on each side. */
 export type Emphasis = { readonly from: number; readonly to: number; readonly size: 1 | 2 };
 
-/** The emphasis in `text` by where it begins; what stands in code and links must be masked before. Time: n log n at worst. */
+/** The emphasis in `text` by the index where it begins; code and links must be masked before. Time: n log n at worst. */
 export function emphasisIn(text: string): ReadonlyMap<number, Emphasis> {
   const found = new Map<number, Emphasis>();
   const open: Run[] = [];
@@ -25,13 +25,13 @@ export function emphasisIn(text: string): ReadonlyMap<number, Emphasis> {
 
 type Run = {
   readonly mark: string;
-  /** Where what is left of it begins. */
+  /** Index of the run's first delimiter that is not used yet. */
   at: number;
   left: number;
   readonly length: number;
   readonly canOpen: boolean;
   readonly canClose: boolean;
-  /** Within a word: it closes only what looks like it (**T**otal). */
+  /** Within a word: such a run closes only an opener of its own length (**T**otal). */
   readonly isInner: boolean;
 };
 
@@ -105,7 +105,7 @@ type Near = {
   readonly next: string;
   /** The two characters behind the run. */
   readonly ahead: string;
-  /** What stands before and behind, for a line. */
+  /** The text around the run, 24 characters to each side. */
   readonly around: string;
   readonly isLeft: boolean;
   readonly isRight: boolean;
@@ -119,7 +119,7 @@ const isPunctuation = (char: string): boolean => /[\p{P}\p{S}]/u.test(char) && !
 /** Letters of scripts that set spaces between words, and digits: a mark between two of them is no emphasis. */
 const isWord = (char: string): boolean => /[\p{Script=Latin}\p{Script=Greek}\p{Script=Cyrillic}\p{N}]/u.test(char);
 
-/** True where a run hugs `inner`: no space there, and punctuation only where `outer` is none of a word's. */
+/** True where a run hugs `inner`: no space there, and punctuation only where `outer` is no character of a word. */
 const isFlanking = (inner: string, outer: string): boolean =>
   !isSpace(inner) && (!isPunctuation(inner) || isSpace(outer) || isPunctuation(outer) || cjk.test(outer));
 
@@ -130,7 +130,7 @@ const isCloserOnly = (char: string, isSingle: boolean): boolean =>
 const rules: { readonly [mark: string]: (near: Near) => readonly [canOpen: boolean, canClose: boolean] } = {
   "*": ({ before, next, ahead, around, isLeft, isRight, length }) => {
     const isSingle = length === 1;
-    // 长*宽=面积 has no spaces either.
+    // A product in Chinese or Japanese has no spaces either: 长*宽=面积.
     const isFactor = isSingle && cjk.test(before) && /[=＝]/.test(around);
     const isOpener =
       !isFactor &&

@@ -14,11 +14,11 @@ const deaths: { readonly [name: string]: ErrorCode } = {
   overloaded_error: "claude_overloaded",
   billing_error: "claude_credit",
   compaction_limit_reached_error: "claude_context",
-  // The same prompt would run, and cost, as much again.
+  // A fault that is not tried again, since the same prompt would cost as much again.
   tool_use_limit_reached_error: "claude_tool_limit",
 };
 
-/** What Claude gave the turn up for. Without a word of its own it was thrown away with another turn. */
+/** The fault by which Claude gave the turn up: the log's last error. A log without one means that the turn was dropped with another. */
 export function deathOf({ lastError }: View): Fault {
   const name = lastError?.code ?? "";
   const code = name === "" ? "claude_overloaded" : (deaths[name] ?? "claude_failed");
@@ -26,14 +26,14 @@ export function deathOf({ lastError }: View): Fault {
   return toFault(new BridgeError(code, message));
 }
 
-/** Stops that are failures, told in the words of their fault. */
+/** Stop reasons that count as failures, each with the error code whose sentence the person reads. */
 const failures: { readonly [kind in StopReason["kind"]]?: ErrorCode } = {
   refusal: "claude_refusal",
   context_exceeded: "claude_context",
   budget_reached: "claude_budget",
 };
 
-/** A stop may also have the name of an error. */
+/** The error code of a stop; an `other` stop may have the name of an error, with or without its `_error`. */
 const failureOf = (stop: StopReason): ErrorCode | undefined =>
   stop.kind === "other" ? (deaths[stop.name] ?? deaths[`${stop.name}_error`]) : failures[stop.kind];
 
@@ -60,7 +60,7 @@ function welcome(view: View, envelope: Envelope): Change[] {
 const welcomeText =
   "Welcome: write to Claude here as you would to a friend; pictures, PDFs and text files are fine, too.\n/help shows what else I understand.";
 
-/** What the person must still be told when a turn has ended. */
+/** The sentence that the person still needs when a turn has ended; null where Claude's own message is enough. */
 function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
   if (kind === "cut") return 'The line to Claude broke off here. Say "go on" for the rest.';
   if (kind !== "max_tokens") return hasReply ? null : "Claude finished without a message.";
@@ -69,11 +69,11 @@ function lastWord(kind: StopReason["kind"], hasReply: boolean): string | null {
     : "Claude used up the length limit on thinking, before a word was written. Ask for less at once, or try /effort low.";
 }
 
-/** A person is told of an outage after more failures than these, or before a longer wait: a shorter one is over before it is read. */
+/** The failures, and the wait, beyond which the person is told of an outage: a shorter one is over before the message is read. */
 const quietTries = 2;
 const quietWaitMs: Millis = 30_000;
 
-/** A request for a prompt failed: its person hears of it once, and of its end. */
+/** A request for a prompt failed: the person hears of the fault once, and again if the prompt is given up. */
 export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"failed">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
   if (!prompt) return [];
@@ -86,13 +86,13 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
     const over = isFatal
       ? `Claude's session ended over that message: ${title}. Your next message starts a fresh one.`
       : promptBounds[kind].ending;
-    // What is given up goes on nowhere.
+    // A prompt that is given up is stopped at Claude, too.
     const isUnderWay = post?.state === "posted" || post?.state === "waiting";
     const stops = !isLost && !isFatal && isUnderWay ? stop(view, String(id), post.sessionId) : [];
     // A person who was promised an answer hears that none will come.
     return [...stops, ...fail(prompt, told === null ? "told" : "failed", over ?? sentence ?? `${title}.`)];
   }
-  // What is looked up goes on at Claude, and is no failure of the prompt.
+  // A `lookup` is no failure of the prompt, since Claude goes on with it meanwhile.
   const count = Object.values({ ...tries, lookup: 0 }).reduce((sum, one) => sum + one, 0);
   const isLasting = mustBeMended || count > quietTries || waitMs > quietWaitMs;
   const isTold = fault.code === "claude_silent" || (isLasting && kind !== "broken");
@@ -107,7 +107,7 @@ export function failed(view: View, { id, fault, hasSpoken, isLost }: FactOf<"fai
   ];
 }
 
-/** Claude may think, and use its tools, for long without a word: its person hears once that it does. */
+/** Claude may think, and use its tools, for long without a word: the person hears once that Claude is at work. */
 export function slow(view: View, { id }: FactOf<"slow">): Change[] {
   const prompt = view.head.find((open) => open.id === id);
   return prompt && !view.isSeen(prompt) ? [say("slow", id, slowText)] : [];
@@ -115,10 +115,10 @@ export function slow(view: View, { id }: FactOf<"slow">): Change[] {
 
 const slowText = "Claude is still at work on that. Its answer comes as soon as there is one; /stop ends it.";
 
-/** What the session waits for, and does not show, is stopped before the last try. */
+/** The failure after which a busy session is stopped, as it waits for something that its log does not show: the last try finds it idle. */
 const stopAtTry = promptBounds.busy.triesMax - 1;
 
-/** A turn that calls our tools over and over, or rests for what no person can answer. */
+/** Ends a turn that calls our tools over and over, or that waits for something that no person can answer. */
 export function endStuck(view: View, session: Session, own: Prompt, events: readonly SessionEvent[]): Change[] {
   const last = events.flatMap((event) => (event.type === "idle" ? event.stop : [])).at(-1);
   if (view.turn?.kind !== "running" || last?.kind !== "requires_action") return [];
@@ -135,10 +135,10 @@ export function endStuck(view: View, session: Session, own: Prompt, events: read
 const stuckText = "Claude waits for something that cannot be answered from here, so I have stopped it.";
 const loopText = `Claude used its tools ${callsMax} times for that message and found no end, so I have stopped it. Say "go on" if it should continue.`;
 
-/** Claude does not take an answer to its own question: another may do, a few times; then the turn is stopped. */
+/** Claude refused an answer to its own question: another is asked for up to `promptBounds.answer`; then the turn is stopped. */
 export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
   const { postId, session, use, isResult, fault } = fact;
-  // What is answered elsewhere, or is being stopped, needs no other answer.
+  // A tool use that was answered elsewhere, or whose turn is being stopped, needs no other answer.
   if (session.state !== "active" || use === null || fact.isStopped) return [{ do: "unanswered", postId, tries: null }];
   const count = (fact.tries.answer ?? 0) + 1;
   const counted: Change = { do: "unanswered", postId, tries: { ...fact.tries, answer: count } };
@@ -148,14 +148,14 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
     return [counted, result({ session, useId: use.id }, "The result of this call could not be handed over.", true)];
   if (!isOver) {
     const text = `Claude did not take that answer. Please answer once more: ${toolLine(use)}`;
-    // It shows the question again, and takes an answer like it; its part is its own.
+    // The reminder shows the question again and takes an answer as the question does; `part` tells it from other reminders.
     const question = view.asks.find((ask) => ask.use.id === use.id)?.question;
     const part = -(10 * (question?.number ?? 1) + count);
     const subject = question?.subject ?? { sessionId: session.id, uses: [use.id] };
     return [counted, say("reminder", subject, text, { part }), ...(own ? waits(own) : [])];
   }
   const { retry, chat } = errorRow(fault.code);
-  // What passes says that the message waits, and it does not any more.
+  // The sentence of a fault that passes says that the message waits, which is over now: the ending of `answer` stands in its place.
   const told = fault.code === "claude_request" || retry !== "never" ? null : chat;
   return [
     counted,
@@ -170,13 +170,13 @@ export function refusedAnswer(view: View, fact: FactOf<"refused">): Change[] {
 }
 
 /**
- * The session is gone at Claude: what was under way there is asked anew in a fresh one, once, and the person is told; but a prompt of
- * which it died is not asked again.
+ * The session is gone at Claude: its prompt under way is asked anew in a fresh session, once, and the person is told; a prompt that
+ * ended its session is not asked again.
  */
 export function gone(view: View, { session, isElsewhere }: Omit<FactOf<"gone">, "type">): Change[] {
   const own = underWayIn(view, session);
   const end: Change[] = session.state === "active" ? [{ do: "endSession", id: session.id }] : [];
-  // A prompt whose sessions go with it, one after the other, is not asked for ever; where it is the first, it is asked anew at once.
+  // A prompt under which session after session goes is not asked for ever: after the first it is asked anew at once, within `died`.
   const tries = { ...own?.post?.tries, died: (own?.post?.tries.died ?? 0) + 1 };
   const isTerminal = view.lastError?.isTerminal === true;
   if (own && (isTerminal || isLastTry("died", tries.died))) {

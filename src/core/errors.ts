@@ -1,11 +1,11 @@
 /**
- * One class, one table. Adapters throw only `BridgeError`; loops catch once and turn it into an event; any other error is a
- * bug. Each code answers for itself: what a person reads, what to do now, and whether trying again can help.
+ * The errors of the program: one class, and a table with a row for each code. Adapters throw only `BridgeError`; loops catch once and turn
+ * it into an event; any other error is a bug. A row says what a person reads, what to do now, and whether trying again can help.
  */
 import type { Millis } from "./model.ts";
 
 /**
- * - `backoff`: try again later by the site's backoff. `after`: likewise, the server named the earliest time.
+ * - `backoff`: try again later by the site's backoff. `after`: likewise, but not before the time that the server named.
  * - `person`: only a person can mend it. `never`: this item failed for good; go on with the next.
  */
 export type RetryClass = "backoff" | "after" | "person" | "never";
@@ -14,10 +14,10 @@ export type UserAction = "relink" | "update" | "solve_captcha" | "stop_other";
 type Row = {
   readonly title: string;
   readonly hint: string;
-  /** One plain sentence for the chat; null where the person on the phone needs to know nothing. */
+  /** A plain sentence for the chat; null where the person on the phone needs to know nothing. */
   readonly chat: string | null;
   readonly retry: RetryClass;
-  /** It does not pass by itself: its person is told at once, however often it is tried again. */
+  /** The fault does not pass by itself: the person is told at once, although the request is tried again. */
   readonly isLasting: boolean;
   readonly exit: 1 | 2 | 3 | 4;
   readonly userAction: UserAction | null;
@@ -37,7 +37,7 @@ const row = (retry: RetryClass, title: string, hint: string, chat?: string, spec
 const saying = (retry: RetryClass, special?: Special) => (title: string, hint: string, chat?: string) =>
   row(retry, title, hint, chat, special);
 const [backoff, after, never] = [saying("backoff"), saying("after"), saying("never")];
-/** Tried again, for a person mends it while signalman runs. */
+/** Faults that are tried again, since a person mends them while signalman runs. */
 const mend = saying("backoff", { isLasting: true, exit: 2 });
 const person = (title: string, hint: string, special?: Special) => row("person", title, hint, undefined, special);
 
@@ -302,7 +302,7 @@ export type ErrorCode = keyof typeof errorTable;
 /** The row of a code. */
 export const errorRow = (code: ErrorCode): Row => errorTable[code];
 
-/** A server's word holds for a day at most; then it is asked again. */
+/** A server's Retry-After holds for a day at most; then the server is asked again. */
 const retryAfterMsMax: Millis = 24 * 3_600_000;
 
 export type BridgeErrorDetails = {
@@ -314,7 +314,7 @@ export type BridgeErrorDetails = {
   readonly scope?: "recipient" | "account" | undefined;
   /** The token of the captcha that is asked for (`captcha`). */
   readonly challenge?: string | undefined;
-  /** What Claude had said until its answer broke off; blank where it may have been asked, and nothing came. */
+  /** Claude's words until its answer broke off; blank where Claude may have been asked, and nothing came. */
   readonly partial?: string | undefined;
   /** The server answered that it failed itself: on this request, or on all. */
   readonly isServerFault?: boolean | undefined;
@@ -349,7 +349,7 @@ export class BridgeError extends Error {
 /** A fault as the reducer, `/status` and the chat know it. */
 export type Fault = Pick<BridgeError, "code" | "message" | "hint" | "retryAfterMs">;
 
-/** Any thrown value as a fault; what is not a BridgeError is a fault of our own. */
+/** Any thrown value as a fault; a value that is no BridgeError is a bug of our own. */
 export function toFault(error: unknown): Fault {
   const foreign = error instanceof Error ? error.message : String(error);
   const { code, message, hint, retryAfterMs } =

@@ -1,6 +1,6 @@
 /**
- * What the commands of the chat do. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
- * which are written in the transaction that also writes the command. So no message ever waits behind a command.
+ * Carries out the commands of the chat. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
+ * which are written in the transaction that also writes the command, so that no message ever waits behind a command.
  */
 import { refuseAll, say, withdraw, type Change, type View } from "./changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
@@ -37,7 +37,7 @@ const meant = (near: string | null): string => (near === null ? "" : `Did you me
 
 const compactText = "Nothing to do: a long conversation is shortened by itself. /new starts a fresh one.";
 
-/** A yes or no is told from a command before it gets here. */
+/** The commands that are run here: `/approve` and `/deny` are answers to a question already (`core/inbound.ts`). */
 type Runnable = Exclude<CommandName, "approve" | "deny">;
 
 const handlers: Record<Runnable, Handler> = {
@@ -143,7 +143,7 @@ const handlers: Record<Runnable, Handler> = {
   },
   retry({ id, view }) {
     const last = view.look.lastPrompt();
-    // What disappeared, or was forgotten, cannot be asked again.
+    // A prompt whose text has disappeared, or was forgotten, cannot be asked again.
     return last === null || textOf(last) === null
       ? tell("Nothing was asked yet.")
       : { text: null, changes: [openAs(id, last)] };
@@ -244,7 +244,7 @@ export const conversationsMax = 9;
 const modelsMax = 12;
 const titleMax = 200;
 
-/** Drops what is open, the prompt at work or all; and questions that no prompt of ours waits for. */
+/** Drops the prompt at work, or all open prompts; and questions that no prompt of ours waits for. */
 function clear(view: View, which: "first" | "all"): Change[] {
   const prompts = which === "all" ? view.prompts() : view.head.slice(0, 1);
   const dropped = prompts.flatMap((prompt) => withdraw(view, prompt, false));
@@ -258,7 +258,7 @@ const openAs = (id: number, envelope: Envelope): Change => ({
   versions: [envelope.sentAt],
 });
 
-/** The message with other words: what it mentioned is gone with them. */
+/** The message with other words: its mentions are gone with the old ones. */
 function withText(envelope: Envelope, words: string): Envelope {
   const body = textOf(envelope);
   return body === null ? envelope : { ...envelope, content: { ...body, text: words, mentions: [] } };
@@ -272,7 +272,7 @@ function text(context: Context, key: string): string | null {
   return typeof value === "string" ? value : null;
 }
 
-/** The model that is meant by a part of its name; what no list knows is taken as it is, where it looks like a model at all. */
+/** The model that is meant by a part of its name; where there is no list, a name that looks like a model's is taken as it is. */
 function pick(name: string, models: readonly string[]): string | null {
   const wanted = name.toLowerCase();
   const found = models.find((id) => id === wanted) ?? models.find((id) => id.includes(wanted));

@@ -1,5 +1,5 @@
 /**
- * What a file is: its bytes decide. What phones announce is often wrong (a PNG as JPEG, TypeScript as a film, a PDF as bytes).
+ * The kind of a file: its bytes decide, since phones often announce a wrong one (a PNG as JPEG, TypeScript as a film, a PDF as bytes).
  *
  *   announced ─▶ expectFile: worth fetching, and how many bytes      fetched ─▶ readBytes: what Claude is given, or why not, in words
  */
@@ -9,7 +9,7 @@ import { oneLine } from "./text.ts";
 type Readable = "image" | "pdf" | "text";
 
 const mebi = 2 ** 20;
-/** Bytes of which the base64 is at most so long. */
+/** The most bytes whose base64 is at most `base64Max` characters long. */
 const bytesIn = (base64Max: number): number => Math.floor(base64Max / 4) * 3;
 
 /** **Source:** Anthropic's documentation of vision (10 MB of base64) and of PDF support (32 MB a request); the rest is our own. */
@@ -21,10 +21,10 @@ const limits: { readonly [K in Readable]: { readonly bytesMax: number; readonly 
 /** A larger picture is refused, and ends a session. **Source:** Anthropic's documentation of vision, "image size limits". */
 const sideMax = 8_000;
 
-/** Of all files of one prompt: a request takes 32 MB. */
+/** Base64 of all files of one prompt together: a request takes 32 MB. */
 export const promptBase64Max = 30 * mebi;
 const sandboxLimit = { bytesMax: bytesIn(promptBase64Max), words: "22 MB" };
-/** What Claude does not read itself, but with the tools of its sandbox. */
+/** The type of files that Claude reads only with the tools of its sandbox. */
 const otherType = "application/octet-stream";
 
 type Announced = Pick<Attachment, "contentType" | "fileName" | "sizeBytes">;
@@ -40,7 +40,7 @@ const opaque = /^(?:application\/octet-stream|binary\/octet-stream|application\/
 
 const typeOf = ({ contentType }: Announced): string => contentType.toLowerCase().split(";")[0]?.trim() ?? "";
 
-/** What its type or the ending of its name promises: null for what cannot be read here. */
+/** The kind that the type or the ending of the name promises; null for a file that cannot be read here. */
 function promised(file: Announced): Readable | null {
   const type = typeOf(file);
   const name = file.fileName ?? "";
@@ -48,7 +48,7 @@ function promised(file: Announced): Readable | null {
   if (type === "application/pdf" || /\.pdf$/iu.test(name)) return "pdf";
   if (images.has(type) || /^image\/(?:jpg|pjpeg|x-png)$/u.test(type) || imageEndings.test(name)) return "image";
   if (textTypes.test(type)) return "text";
-  // Anything.
+  // An opaque type may be anything: the largest limit holds for it.
   return opaque.test(type) || type.startsWith("image/") ? "pdf" : null;
 }
 
@@ -57,7 +57,7 @@ export type Expected = { readonly bytesMax: number } | { readonly refused: strin
 /** Whether a file is worth fetching, by what its sender announced: the most bytes to take, or why not, as the end of a sentence. */
 export function expectFile(file: Announced, hasSandbox = false): Expected {
   const kind = promised(file);
-  // Under a name and a type that are not known there may be text.
+  // A small file whose name and type are not known may be text.
   const isPossible = (file.sizeBytes ?? Infinity) <= limits.text.bytesMax && !never.test(typeOf(file));
   if (kind === null && !hasSandbox && !isPossible) return { refused: "is of a kind that cannot be read here" };
   const { bytesMax, words } = hasSandbox ? sandboxLimit : limits[kind ?? "text"];
@@ -66,7 +66,7 @@ export function expectFile(file: Announced, hasSandbox = false): Expected {
 
 export type Read = { readonly file: PromptFile } | { readonly refused: string };
 
-/** What Claude is given of these bytes, or why nothing, as the end of a sentence. Total. */
+/** The file for Claude, or why there is none, as the end of a sentence. Total. */
 export async function readBytes(bytes: Uint8Array, announced: Announced, hasSandbox = false): Promise<Read> {
   const fileName = oneLine(announced.fileName, 200);
   if (bytes.length === 0) return { refused: "is empty" };
@@ -158,12 +158,12 @@ function decodeAs(encoding: string, bytes: Uint8Array): string | null {
 
 /** Names that phones and other messengers give to what was spoken: a word for it and a number, a date or a time. */
 const spokenName = /^(?:voice|ptt|audio|sprach\w*)(?:[ _-]?(?:message|note|memo|recording))?[\d _.()-]*(?:WA\d+)?$/iu;
-/** Films are called so, too. */
+/** Names of recordings that films may have, too: they count only beside the ending of a sound. */
 const recordedName =
   /^(?:(?:new |neue )?(?:recording|aufnahme)|memo vocal|message vocal|nota de voz|grabación|gravação|messaggio vocale|registrazione|запись|录音|語音|signal-[\d-]*(?:voice)?)[\d _.()-]*$/iu;
 const isSound = (ending: string): boolean => /^(?:aac|m4a|mp3|ogg|oga|opus|amr|caf|wav)$/iu.test(ending);
 
-/** Spoken for Claude to read; any other sound is a file. */
+/** Whether a file is a voice note, which is written down for Claude; any other sound is a file. */
 export function isVoice({ isVoiceNote, fileName }: Attachment): boolean {
   const [, name = "", ending = ""] = /^(.*)\.(\w+)$/u.exec(oneLine(fileName) ?? "") ?? [];
   if (isSound(ending)) return isVoiceNote || spokenName.test(name) || recordedName.test(name);

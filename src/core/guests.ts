@@ -1,6 +1,6 @@
 /**
- * Who may write to Claude besides those of the settings: the owner says so in the chat (`/allow`, `/disallow`, `/people`, `/groups`),
- * and the settings stay as they are.
+ * People and groups that the owner lets ask, beside those of the settings: the owner says so in the chat (`/allow`, `/disallow`,
+ * `/people`, `/groups`), and the settings stay as they are.
  */
 import type { AllowRule } from "./inbound.ts";
 import type { Chat } from "./model.ts";
@@ -10,20 +10,20 @@ export type Guest = { readonly rule: AllowRule; readonly name: string | null; re
 export type Guests = {
   /** Claude answers with the owner's own account. */
   readonly isOwnAccount: boolean;
-  /** Whom a number, an account id or a name means; null where that is not known, or several are. */
+  /** The rule that a number, an account id or a name means; null where it is not known, or means several. */
   readonly find: (words: string) => AllowRule | null;
   readonly list: () => readonly Guest[];
 };
 
 type Allow = { readonly do: "allow"; readonly rule: AllowRule; readonly isAllowed: boolean };
-/** `isRefused`: it is not as it was asked for. */
+/** `isRefused`: the command could not be carried out. */
 type Done = { readonly text: string; readonly changes: readonly Allow[]; readonly isRefused?: true };
 
 const done = (text: string, ...changes: readonly Allow[]): Done => ({ text, changes });
 const refused = (text: string): Done => ({ ...done(text), isRefused: true });
 const isSame = (a: AllowRule, b: AllowRule): boolean => JSON.stringify(a) === JSON.stringify(b);
 
-/** @param argument whom; in a group, nothing means the group */
+/** @param argument the person or group; in a group, an empty one means that group */
 export function changeGuests(guests: Guests, chat: Chat, argument: string, isAllowed: boolean): Done {
   const isHere = argument === "" && chat.kind === "group";
   // A person is listed by a number or an account id, and called by a name.

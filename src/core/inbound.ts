@@ -1,7 +1,7 @@
 /**
- * What to do with an envelope, and why. Default deny: who is not on the allow list is dropped, whatever they sent, and
- * nothing of it is kept. What is normal traffic without anything to answer is ignored. The rest is a prompt, a command, an
- * answer to a question of Claude's, or takes an earlier prompt back.
+ * Decides what to do with an envelope, and why. Default deny: every envelope of a sender who is not on the allow list is dropped, and
+ * nothing of it is kept. Normal traffic without anything to answer is ignored. Any other envelope is a prompt, a command, an answer to a
+ * question of Claude's, or takes an earlier prompt back.
  */
 import { parseCommand } from "./commands.ts";
 import { consentOf, consentOfReaction, numbersOf, type Consent } from "./consent.ts";
@@ -16,7 +16,7 @@ export type AllowRule =
   | { readonly kind: "group"; readonly id: string };
 
 export type Verdict =
-  /** Not addressed to us, or not allowed: acknowledged, counted and forgotten. */
+  /** An envelope that is not addressed to us, or not allowed: acknowledged, counted and forgotten. */
   | { readonly kind: "drop"; readonly reason: DropReason }
   /** Allowed, but nothing to do. */
   | { readonly kind: "ignore"; readonly reason: string }
@@ -28,18 +28,18 @@ export type Verdict =
   | {
       readonly kind: "answer";
       readonly answer: Consent["answer"];
-      /** What was said after a no, for Claude to hear. */
+      /** The words after a no, which Claude is told. */
       readonly reason: string | null;
-      /** The things of the question that are meant; none for all. */
+      /** Numbers of the question's tool uses that are meant; empty for all. */
       readonly numbers: readonly number[];
       /** The message that it points to, by reaction or quote. */
       readonly targetSentAt: Millis | null;
       readonly by: "text" | "reaction" | "command";
-      /** False of a member of a group who may ask, but not answer. */
+      /** False for a member of a group who may ask Claude, but not answer its questions. */
       readonly isEntitled: boolean;
       readonly replaces: Millis | null;
     }
-  /** Nothing in it can be read here: a sentence is the answer. */
+  /** A message in which nothing can be read here: the answer is the sentence `text`. */
   | { readonly kind: "hint"; readonly text: string }
   | { readonly kind: "withdraw"; readonly targetSentAt: Millis };
 
@@ -51,20 +51,20 @@ export type DropReason =
   | "group talk without a mention"
   | "own message to others"
   | "unknown content"
-  /** It came where we answer, so its sender waits for a word. */
+  /** Content that is not known here, from a sender whom we answer and who waits for a word. */
   | "newer than this program"
   | "undecryptable";
 
 export type InboundOptions = {
   readonly account: Account;
   readonly allow: readonly AllowRule[];
-  /** Groups answer only when mentioned or quoted, unless this is set. */
+  /** Claude answers in groups only where it is mentioned or quoted, unless this is set. */
   readonly isGroupAlways: boolean;
   /** The account (ACI) that an allowed number had when it first wrote; null before it did. */
   readonly accountOf?: (number: string) => string | null;
-  /** It comes from the owner, who says who may ask. */
+  /** Whether the envelope comes from the owner, who decides which people may ask. */
   readonly isByOwner?: (envelope: Envelope) => boolean;
-  /** Something of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
+  /** Whether a message of ours went out under this timestamp: in a group the owner's own words have the same author as Claude's. */
   readonly isSaid?: (sentAt: Millis) => boolean;
 };
 
@@ -101,7 +101,7 @@ export function classify(envelope: Envelope, options: InboundOptions): Verdict {
   }
 }
 
-/** The owner lets a group ask, or not any more: there the owner is heard before the group is listed, and without a mention. */
+/** The owner's `/allow` or `/disallow` in a group: it counts before the group is on the list, and without a mention. Null for any other. */
 function ofGroup(envelope: Envelope, { isByOwner }: InboundOptions): string | null {
   const { chat, content } = envelope;
   if (chat?.kind !== "group" || content.kind !== "text" || isByOwner?.(envelope) !== true) return null;
@@ -172,7 +172,7 @@ export function access(envelope: Envelope, options: InboundOptions): DropReason 
 
 const drop = (reason: DropReason): Verdict => ({ kind: "drop", reason });
 
-/** On the list by number or ACI. Numbers are compared as they are written, in E.164. */
+/** Whether a person is on the list, by number or ACI. Numbers are compared as they are written, in E.164. */
 export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
   return allow.some(
     (rule) => (rule.kind === "aci" && who.aci === rule.aci) || (rule.kind === "number" && who.number === rule.number),
@@ -182,8 +182,8 @@ export function isPerson(who: Address, allow: readonly AllowRule[]): boolean {
 type WhoIsWho = Pick<InboundOptions, "allow" | "accountOf">;
 
 /**
- * Whose machine this is: the account itself; where it has no Note to Self on the list, for it is the program's own, the first person
- * of the list.
+ * Whether the owner of this machine wrote the envelope: the account itself; where Note to Self is not on the list, as the account is the
+ * program's own, the first person of the list.
  */
 export function isOwner({ chat, source, isOwn }: Envelope, options: WhoIsWho): boolean {
   const { allow } = options;
@@ -192,14 +192,14 @@ export function isOwner({ chat, source, isOwn }: Envelope, options: WhoIsWho): b
   return first !== undefined && source !== null && isPerson(source, [first]) && !hasChangedHands(source, options);
 }
 
-/** In a group its members may ask, but only a person who is on the list by name, or the owner, may say yes to a tool. */
+/** Whether the sender may say yes to a tool: in a group every member may ask, but only the owner and a person on the list may say yes. */
 function mayApprove(envelope: Envelope, options: InboundOptions): boolean {
   if (envelope.chat?.kind !== "group" || envelope.isOwn) return true;
   const { source } = envelope;
   return source !== null && isPerson(source, options.allow) && !hasChangedHands(source, options);
 }
 
-/** Numbers are given to others: one that belongs to another account now is not the person who was let in, unless that account is on the list. */
+/** Whether a listed number belongs to another account than that which was let in, as numbers are reassigned; false for a listed account. */
 function hasChangedHands({ aci, number }: Address, { allow, accountOf }: WhoIsWho): boolean {
   if (aci === null || number === null || allow.some((rule) => rule.kind === "aci" && rule.aci === aci)) return false;
   const known = accountOf?.(number) ?? null;
@@ -207,8 +207,8 @@ function hasChangedHands({ aci, number }: Address, { allow, accountOf }: WhoIsWh
 }
 
 /**
- * In a group not all is said to us. What the owner writes there is for Claude only where it mentions the account, or quotes what
- * Claude said.
+ * Whether a message is meant for Claude. A message in a group has to mention the account or quote it, unless `isGroupAlways`; the owner's
+ * own message there has to mention the account, or quote Claude's words.
  */
 function isForUs({ chat, isOwn }: Envelope, body: TextContent | undefined, options: InboundOptions): boolean {
   if (chat?.kind !== "group" || (options.isGroupAlways && !isOwn)) return true;

@@ -7,7 +7,7 @@
  *   | `a|b` | surplus |                 a pipe in code belongs to its cell; surplus cells are shown
  *
  * The lexer takes quadratic time on hostile input (a run of `>`, of `_a_`): it gets a window of the text at a time, and blocks
- * of code by themselves. What spans windows (reference links, say) is lost only in very long texts.
+ * of code by themselves. Markup that spans windows (reference links, say) is lost only in very long texts.
  */
 import { Marked, Tokenizer, type MarkedToken, type Token, type Tokens } from "marked";
 import { address } from "./chunk.ts";
@@ -36,7 +36,7 @@ export function* blocksOf(markdown: string): Generator<Block> {
   }
 }
 
-/** The blocks of `window` that do not go on behind it; where that is none, code as a whole, or what of a block is within it. */
+/** The blocks that end within `window`; where none does, a whole block of code of `rest`, or the part of the block that is in `window`. */
 function wholeBlocks(window: string, rest: string): (MarkedToken | Verbatim)[] {
   const blocks = lex(window);
   const end = blocks.findLastIndex(({ type }) => type !== "space");
@@ -59,8 +59,8 @@ function lex(markdown: string): (MarkedToken | Verbatim)[] {
 const codeOf = ({ raw, info, text }: Fence): Tokens.Code => ({ type: "code", raw, lang: info, text });
 
 /**
- * The numbered list at the beginning of `source` with what stands below a number as deep as it should: models indent by two or three
- * spaces below `10. `, too, and CommonMark then ends the list. `rawOf` finds in `source` what was read of the text.
+ * The numbered list at the beginning of `source`, with lines below a number moved to the depth of its words: models indent by two or three
+ * spaces below `10. `, too, and CommonMark then ends the list. `rawOf` turns the piece of `text` that was read into that of `source`.
  */
 function straightened(source: string): { text: string; rawOf: (raw: string) => string } {
   if (!/^ {0,1}\d{1,9}[.)] /.test(source) || !/\n {2,8}\S/.test(source)) return { text: source, rawOf: (raw) => raw };
@@ -92,21 +92,21 @@ function straightened(source: string): { text: string; rawOf: (raw: string) => s
 }
 
 const cron = /^ {0,3}\*(?=.*\*)(?:[ \t]+[\d*][\d*,/-]*){4}(?=\s|$)/;
-/** Every level costs another pass over what is in it; nothing that means something has so many. */
+/** Fifty levels of nesting: each costs another pass over its content, and no sensible text has so many. */
 const tooDeep = /^(?: {0,4}(?:[-*+>]|\d{1,9}[.)])){50}/;
 const sum = /^ {0,3}\+ +[\d$€£(]/;
 
 const blankLine = /\n[ \t]*\n/;
-/** Of dashes at least three: fewer begin a signature, or an item that is still empty. */
+/** An underline of any length. `lheading` takes only three dashes or more for a heading: fewer begin a signature, or an empty item. */
 const underlined = /\n {0,3}(?:=+|-+)[ \t]*(?:\n|$)/;
 
-/** Lines that go on with a paragraph. */
+/** Lines that continue a paragraph. */
 const moreWords = /^(?:(?! {0,3}(?:[-*+>#|=<]|[`~]{3}|\d{1,9}[.)] )|[ \t]*\n)[^\n]+(?:\n|$))*/;
 
-/** What stands between two "or" of a shell or a program. */
+/** Text between two `||` that is code of a shell or a program, hence no spoiler. */
 const shell = /^(?:exit|return|echo|die|throw)\b|&&|==|[{}]|\$[\w(]*[A-Za-z(]/;
 
-/** Emphasis by the source that it was looked for in, kept as long as its lexer. */
+/** Emphasis found so far, by the masked source that holds it, kept as long as the lexer. */
 const found = new WeakMap<object, Map<string, ReadonlyMap<number, Emphasis>>>();
 
 function emphasisAt<T extends Token>(lexer: Tokenizer["lexer"], source: string, masked: string): T | undefined {
@@ -125,11 +125,11 @@ function emphasisAt<T extends Token>(lexer: Tokenizer["lexer"], source: string, 
 /** Between dollars there is mathematics only where it looks so: prices and variables of a shell have them, too. */
 const dollars =
   /\$\$(?!\$)(?:(?!\$\$)[^]){1,800}?\$\$|\$(?=[^\s$])(?=[^$\n]{0,300}[\\^_])[^$\n]{1,300}(?<=[^\s\\])\$(?![\w$])/;
-/** Words in such brackets are words: `\[optional\]` shows its brackets. */
+/** Mathematics in any of its brackets. Plain words in them are none: `\[optional\]` shows its brackets. */
 const math = new RegExp(
   String.raw`^(?!\\[([][A-Za-z][A-Za-z -]{3,}\\[)\]])(?:(\\\\?)\((?:(?!\\\))[^]){1,800}?\1\)|(\\\\?)\[(?:(?!\\\])[^]){1,800}?\2\](?!\()|\\begin(\{[a-z]+\*?\})[^]{1,4000}?\\end\3|${dollars.source})`,
 );
-/** What must follow: without it the search would be in vain from each beginning on. */
+/** The end that a beginning needs: where the text lacks it, `math` would search in vain from each beginning on. */
 const ends: ReadonlyMap<string, string> = new Map([
   ["(", "\\)"],
   ["[", "\\]"],
@@ -147,7 +147,7 @@ const backslash = (source: string, before: string): readonly string[] =>
   (/\S$/.test(before) ? null : share.exec(source)) ??
   [];
 
-/** Delimiters in addresses, in paths and in mathematics are none. */
+/** Mathematics, addresses and paths: delimiters within them mean no emphasis. */
 const masks = new RegExp(`${dollars.source}|${address.source}|\\b[A-Za-z]:${folders.source}`, "g");
 
 const parser = new Marked({
@@ -198,7 +198,7 @@ const parser = new Marked({
     },
     blockquote: (source) => (tooDeep.test(source) ? undefined : false),
     hr: (source) => (cron.test(source) ? undefined : false),
-    // marked looks through the rest of a paragraph for an underline at 8 µs a character: only where there is one.
+    // marked looks through the rest of a paragraph for an underline at 8 µs a character, so it is asked only where there is one.
     lheading(source) {
       const { 0: line, index = 0 } = underlined.exec(source.split(blankLine, 1)[0] ?? "") ?? {};
       if (line === undefined) return undefined;
@@ -216,7 +216,7 @@ const parser = new Marked({
     },
     def: (source) => (/^ {0,3}\[\^/.test(source) ? undefined : false),
     table(source) {
-      // The rule itself takes a millisecond and more.
+      // marked's own rule takes a millisecond and more, so the line of delimiters is looked for first.
       if (!delimited.test(source)) return undefined;
       const [raw, head = "", line = "", body = ""] = this.rules.block.table.exec(source) ?? [];
       const titles = splitRow(head);
@@ -228,7 +228,7 @@ const parser = new Marked({
         header,
         align: alignOf(aligns[column] ?? ""),
       });
-      // A line without a pipe is what follows, unless the table has one column.
+      // A line without a pipe ends the table, unless the table has one column.
       const [rows = ""] = titles.length > 1 ? body.split(/^(?=[^|\n]+$)/m, 1) : [body];
       return {
         type: "table",
@@ -243,7 +243,7 @@ const parser = new Marked({
     },
     // A plain address is text: chats make a link of it.
     url: () => undefined,
-    // marked looks from each character on for an address of mail: quadratic time.
+    // marked's own rule looks for a mail address from each character on, in quadratic time.
     inlineText(source) {
       const [raw = ""] = /^(?:`+|~+|[^])[^\\<![`*_~$|]*/.exec(source) ?? [];
       return { type: "text", raw, text: raw, escaped: false };

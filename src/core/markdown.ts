@@ -8,7 +8,7 @@
  *   [text](url)    text (url)                             ![alt](url)            alt (url)
  *   | table |      columns in monospace, or one line "Header: value" per cell (table.ts)
  *
- * Each block is rendered as a string with marks in it (marks.ts). Total: never throws, on any string; what cannot be parsed comes
+ * A block is rendered as a string with marks in it (marks.ts). Total: never throws, on any string; markup that cannot be parsed comes
  * back as it is.
  */
 import { decodeHTMLStrict } from "entities";
@@ -20,12 +20,12 @@ import type { StyledText } from "./model.ts";
 import { cards, columns, type Cell } from "./table.ts";
 
 export type SignalText = StyledText & {
-  /** Where blocks and items begin: a message ends best before one. */
+  /** The places where blocks and items begin: a message ends best before one. */
   readonly borders: readonly Border[];
   /** The Markdown that was read, and where in it the blocks begin: one for each border that is no item's. */
   readonly source: string;
   readonly starts: readonly number[];
-  /** Where in it reading ended. */
+  /** The index in `source` at which reading ended. */
   readonly end: number;
 };
 
@@ -66,10 +66,10 @@ export function toSignalText(markdown: string, options: Partial<RenderOptions> =
 
 const isSolid = ({ type }: Block["token"]): boolean => ["list", "table", "code", "blockquote"].includes(type);
 
-/** "For example:", and a line in bold alone, which models write for a heading. */
+/** The end of a block that leads in to the next: "For example:", or a line in bold alone, which models write for a heading. */
 const leads = /[:：][*_]*\s*$|^\*\*[^*\n]+\*\*\s*$/;
 
-/** Markdown is hardly longer than what it shows, but for what shows nothing. */
+/** Reading ends at this many times `lengthMax` of prose, as Markdown is hardly longer than its text, unless it shows nothing. */
 const proseFactor = 16;
 
 /** The end of the text before a block of code, which may name it: the last lines since the last block of code. */
@@ -78,7 +78,7 @@ const textBefore = (before: string, { type, raw }: Token): string =>
 const beforeLength = 400;
 
 type Context = {
-  /** Quotes and lists around this. */
+  /** How many quotes and lists are around the token. */
   readonly depth: number;
   /** Targets that a link has shown already: their definitions at the end of the text would only repeat them. */
   readonly shownUrls: Set<string>;
@@ -88,7 +88,7 @@ type Context = {
   before: string;
 };
 
-/** A phone has no room for more; and every level costs another pass over what is in it. */
+/** Levels of nesting that are indented: a phone has no room for more, and every level costs another pass over its content. */
 const depthMax = 16;
 
 function block(token: Block["token"], context: Context): string {
@@ -159,7 +159,7 @@ function toText(token: MarkedToken | Spoiler | Verbatim, context: Context): stri
   }
 }
 
-/** What CommonMark takes for a character reference; a number out of Unicode's range becomes U+FFFD. */
+/** A character reference by CommonMark; a number out of Unicode's range becomes U+FFFD. */
 const reference = /&(?:#\d{1,7}|#[Xx][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,40});/g;
 const decoded = (text: string): string => clean(text.replace(reference, (raw) => decodeHTMLStrict(raw)));
 
@@ -169,9 +169,9 @@ const plain = (text: string): string => {
   return lines.map((line, index) => (index < lines.length - 1 ? line.trimEnd() : line)).join("\n");
 };
 
-/** At the margin: what is copied from the phone must be the code and nothing else. */
+/** Code stands at the margin, so that copying it from the phone gives the code and nothing else. */
 function codeText({ text, lang = "" }: Tokens.Code, { takeCode, before }: Context): string {
-  // What stands on the line of the fence is no language where it is all there is.
+  // The words on the line of the fence are no language where the block has no other text.
   if (text.trim() === "") return lang.includes(" ") ? styled("MONOSPACE", lang) : "";
   const code = withTabs(text).trimEnd();
   return takeCode(code, lang, before) ?? atMargin(styled("MONOSPACE", code));
@@ -188,7 +188,7 @@ function indented({ depth }: Context, text: string, first: string, rest = " ".re
   return [put(first, head), ...others.map((line) => put(rest, line))].join("\n");
 }
 
-/** How GitHub and Obsidian begin a quote that is a note. */
+/** The beginning of a quote that GitHub and Obsidian show as a note. */
 const alert = /^\[!([A-Za-z]+)\][+-]?(?:[ \t]+(?=\S))?/;
 const alertWord = (raw: string, name: string): string => {
   const word = name.charAt(0).toUpperCase() + name.slice(1).toLowerCase();
@@ -248,7 +248,7 @@ function linkText(
     context.cited.add(link.href);
     return link.raw;
   }
-  // A badge: where it leads to is an address, where its picture lies is none for a reader.
+  // A badge is a picture as a link: its target is an address for a reader, its picture's address is none.
   const isBadge = link.type === "link" && link.tokens.length === 1 && link.tokens[0]?.type === "image";
   const text = inline(isBadge ? ((link.tokens[0] as Tokens.Image).tokens ?? []) : link.tokens);
   context.shownUrls.add(link.href);

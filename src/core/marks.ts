@@ -4,15 +4,15 @@
  */
 import type { StyledText, StyleRange } from "./model.ts";
 
-/** Where a part of the text begins. */
+/** The place where a block or an item begins. */
 export type Border = {
   readonly at: number;
   readonly kind: BorderKind;
-  /** What stands before it leads in to it (a heading, "For example:"): the two belong together. */
+  /** The text before it leads in to it (a heading, "For example:"): the two belong together. */
   readonly isLed: boolean;
 };
 
-/** A block that may be cut, one that is better not (a list, a table, code), an item of one. */
+/** `prose`: a block that may be cut. `solid`: a block that is better not cut (a list, a table, code). `item`: an item of a block. */
 export type BorderKind = "prose" | "solid" | "item";
 
 type Style = StyleRange["style"];
@@ -24,9 +24,9 @@ const styleMarks: { readonly [style in Style]: string } = {
   MONOSPACE: "\ufdd6\ufdd7",
   SPOILER: "\ufdd9\ufdda",
 };
-/** Before a line that stands at the margin, whatever it is nested in. */
+/** The mark before a line that stands at the margin, whatever it is nested in. */
 export const margin = "\ufdd8";
-/** A tab in the code of a list. */
+/** The mark for a tab in the code of a list. */
 export const tab = "\ufddf";
 export const withTabs = (text: string): string => text.replaceAll(tab, "\t");
 const ledMark = "\ufdde";
@@ -41,10 +41,10 @@ export const styled = (style: Style, text: string): string =>
 
 export const border = (kind: BorderKind, isLed = false): string => (isLed ? ledMark : "") + borderMarks[kind];
 
-/** What the text shows. */
+/** The text without its marks, as a phone shows it. */
 export const shown = (marked: string): string => withTabs(marked.replace(mark, ""));
 
-/** Colours and links of a terminal, and what else no screen shows but would garble; line breaks and tabs stay. */
+/** Colours and links of a terminal, and other control characters that garble a screen; line breaks and tabs stay. */
 const escape = "\u001b";
 const control = new RegExp(
   String.raw`${escape}(?:\[[0-?]*[ -/]*[@-~]|\][^\x07${escape}\n]{0,400}(?:\x07|${escape}\\))|(?![\n\t])[\p{Cc}\ufeff]`,
@@ -58,7 +58,7 @@ export const clean = (text: string): string =>
     .replace(control, "")
     .replace(/[\ufdd0-\ufdef]/g, "\ufffd");
 
-/** The text without marks and without white space at its end; its ranges and borders. Inside the same style there is no range of its own. */
+/** The text without marks and without white space at its end, its ranges and borders. A style within the same style gets no range. */
 export function unmark(marked: string): StyledText & { readonly borders: readonly Border[] } {
   const text = shown(marked).trimEnd();
   const styles: StyleRange[] = [];

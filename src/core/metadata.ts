@@ -6,7 +6,7 @@
  *   "c.quiet": "~true"                            a value without a stamp
  *   "sb.…"                                        reserved by us; any other key is not ours
  *
- * Total both ways: what cannot be read is not ours and is left alone, what does not fit stays local.
+ * Total both ways: a pair that cannot be read is not ours and is left alone; a pair that does not fit stays local.
  *
  * **Source:** the SDK's `BetaManagedAgentsSession.metadata`: at most 16 pairs, key ≤ 64, value ≤ 512 characters.
  */
@@ -23,8 +23,8 @@ const prefix = "c.";
 export type Metadata = { readonly [key: string]: string };
 
 /**
- * The pairs for a context and its stamps. More than 13 or too large a pair: left out, values going before tombstones, newer
- * before older.
+ * The pairs for a context and its stamps. A pair that is too large, or beyond 13, is left out; values go before tombstones, newer pairs
+ * before older ones.
  */
 export function encodeMetadata(context: Context, stamps: Stamps): Record<string, string> {
   const pairs = Object.keys({ ...stamps, ...context }).map((key) => {
@@ -56,7 +56,7 @@ export function decodeMetadata(metadata: Metadata): { readonly context: Context;
   return { context: Object.fromEntries(context), stamps: Object.fromEntries(stamps) };
 }
 
-/** What turns `before` into `after` at the API: a string writes, null removes. Only pairs that are ours are ever removed. */
+/** The patch that turns `before` into `after` at the API: a string writes, null removes. A pair that is not ours is never removed. */
 export function metadataPatch(before: Metadata, after: Metadata): Record<string, string | null> {
   const writes = Object.entries(after).filter(([key, value]) => own(before, key) !== value);
   const removals = Object.entries(before)
@@ -73,7 +73,7 @@ function decodeEntry(
   key: string,
   text: unknown,
 ): { readonly key: string; readonly stamp: Stamp; readonly value?: JsonValue } | null {
-  // Ours are shorter than the API's limit; what is longer could be nested too deep to be worth it.
+  // Pairs of ours keep the API's limit; a longer value could be nested too deep to be worth parsing.
   if (!key.startsWith(prefix) || typeof text !== "string" || text.length > valueCharsMax) return null;
   const [, stamp = "", mark, rest = ""] = entryPattern.exec(text) ?? [];
   if (mark === undefined || (stamp !== "" && parseStamp(stamp) === null)) return null;
@@ -86,7 +86,7 @@ function decodeEntry(
   }
 }
 
-/** Whether the limit of 512 counts characters or bytes is not written anywhere: in ASCII both are the same. */
+/** JSON in ASCII, so that characters and bytes are the same: no document says which of them the limit of 512 counts. */
 function toAscii(json: string): string {
   return json.replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }

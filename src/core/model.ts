@@ -12,7 +12,7 @@ export type Millis = number;
 export type Address = { readonly aci: string | null; readonly number: string | null };
 
 /**
- * Where a conversation happens. `self` is Note to Self of our own account. Group ids are opaque, case-exact, standard base64.
+ * The chat that a conversation happens in. `self` is Note to Self of our own account. Group ids are opaque, case-exact, standard base64.
  */
 export type Chat =
   | { readonly kind: "self" }
@@ -54,9 +54,9 @@ export type Quote = {
   readonly sentAt: Millis;
   readonly author: Address;
   readonly text: string | null;
-  /** Of the text; absent where the transport does not tell them. */
+  /** Mentions in `text`; absent where the transport does not tell them. */
   readonly mentions?: readonly Mention[] | null;
-  /** What it quotes besides text, in words: "a photo". */
+  /** The file or the like that is quoted besides text, in words: "a photo". */
   readonly described?: string | null;
 };
 
@@ -89,10 +89,10 @@ export type Content =
   | { readonly kind: "undecryptable"; readonly code: string; readonly isIdentityChange: boolean }
   /** Normal traffic without anything to answer (receipts, typing, timers, group updates, profile keys, calls, stories, …). */
   | { readonly kind: "empty"; readonly what: string }
-  /** Nothing that we know: counted, never thrown. `body` is what can be read of it, to see for whom it is. */
+  /** Content of a kind that is not known here: counted, never thrown. `body`: its readable part, which shows for whom it is. */
   | { readonly kind: "unknown"; readonly what: string; readonly body?: TextContent };
 
-/** One item as Signal delivered it. */
+/** An item as Signal delivered it. */
 export type Envelope = {
   /** Null when the sender could not be determined. */
   readonly source: Address | null;
@@ -105,7 +105,7 @@ export type Envelope = {
   readonly chat: Chat | null;
   /** Our own account wrote it on another of its devices (a sync transcript). */
   readonly isOwn: boolean;
-  /** It came by no message: its time had come (`core/reminders.ts`). No phone has what could be marked. */
+  /** The envelope is a question whose time has come (`core/reminders.ts`): no phone has a message for it that could be marked. */
   readonly isScheduled?: boolean;
   /** Display name as the sender chose it: shown, never trusted. */
   readonly sourceName: string | null;
@@ -121,7 +121,7 @@ export type OutboundBody =
   | (StyledText & { readonly kind: "edit"; readonly targetSentAt: Millis })
   | Reaction;
 
-/** One message on its way out. `timestamp` is its identity on Signal where the transport lets us choose it. */
+/** A message on its way out. `timestamp` is its identity on Signal where the transport lets us choose it. */
 export type Outbound = { readonly chat: Chat; readonly timestamp: Millis; readonly body: OutboundBody };
 
 /** Small synchronised settings of a chat: JSON values under string keys, optionally `updated_at` (RFC 3339). */
@@ -137,13 +137,13 @@ export type StopReason =
   | { readonly kind: "refusal" }
   | { readonly kind: "max_tokens" }
   | { readonly kind: "context_exceeded" }
-  /** The line broke in the middle of the answer, and it is not asked for again. */
+  /** The line broke in the middle of the answer, which is not asked for again. */
   | { readonly kind: "cut" }
   | { readonly kind: "other"; readonly name: string };
 
 /**
- * One entry of a session's event log, decoded. `id` is unique in its session. `at` is `processed_at` in Unix ms; null means
- * queued: Claude has not seen it yet. Only null → set ever changes.
+ * An entry of a session's event log, decoded. `id` is unique in its session. `at` is `processed_at` in Unix ms; null means queued: Claude
+ * has not seen the entry yet. An entry changes only once: when `at` goes from null to a time.
  */
 export type SessionEvent = { readonly id: string; readonly at: Millis | null } & (
   | { readonly type: "prompt"; readonly text: string }
@@ -171,17 +171,17 @@ export type SessionEvent = { readonly id: string; readonly at: Millis | null } &
     }
   | {
       readonly type: "usage";
-      /** All that was read, from the cache and into it included. */
+      /** All input tokens, those read from the cache and written into it included. */
       readonly inputTokens: number;
       readonly outputTokens: number;
       /** List cost in US cents, with fractions; null where it is not known. */
       readonly costCents: number | null;
-      /** The sums of the session so far (a session elsewhere), and not those of one turn (a log that is kept here). */
+      /** True for the sums of the session so far (a session elsewhere), false for those of one turn (a log that is kept here). */
       readonly isTotal: boolean;
     }
   /**
-   * Everything else (thinking, spans, interrupts, and kinds that do not exist yet). `raw` holds what is said word by word in the
-   * entries beside it, as the Messages API wants it back (`claude/history.ts`): it goes where their text goes.
+   * Everything else (thinking, spans, interrupts, and kinds that do not exist yet). `raw` holds the words of the entries beside it in the
+   * form that the Messages API wants back (`claude/history.ts`): it is deleted wherever their text is.
    */
   | { readonly type: "other"; readonly name: string; readonly raw?: JsonValue }
 );
@@ -191,16 +191,16 @@ export type ToolUse = SessionEvent & { readonly type: "tool_use" };
 /** How hard Claude thinks. **Source:** SDK type `OutputConfig.effort`. */
 export const efforts = ["low", "medium", "high", "xhigh", "max"] as const;
 
-/** What goes to Claude besides the text. `base64` is standard base64. */
+/** A file that goes to Claude beside the text. `base64` is standard base64. */
 export type PromptFile = { readonly contentType: string; readonly fileName: string | null; readonly base64: string };
 
-/** Per key of a context, who set it last: hybrid logical clock strings (`core/hlc.ts`). */
+/** The stamp of the last change of each key of a context: hybrid logical clock strings (`core/hlc.ts`). */
 export type Stamps = { readonly [key: string]: string };
 
 /** The backend that is the owner's own `claude` program. */
 export const ownProgram = "claude-code" as const;
 
-/** One conversation with Claude, bound to one chat. */
+/** A conversation with Claude, bound to one chat. */
 export type Session = {
   /** Ours: random, says nothing about a person. */
   readonly id: string;
@@ -210,7 +210,7 @@ export type Session = {
   readonly backend: string;
   readonly remoteId: string | null;
   readonly state: "active" | "ended";
-  /** The project of this machine that it works on. Never in the context: what is synchronized could be changed elsewhere. */
+  /** The project of this machine that it works on. Not part of `context`, since a synchronized value could be changed elsewhere. */
   readonly project: string | null;
   readonly context: Context;
   readonly stamps: Stamps;
@@ -223,16 +223,16 @@ export type Session = {
   readonly syncedAt: Millis;
 };
 
-/** What is delivered then: its text, to the chat; or what Claude answers to it. */
+/** `reminder`: the text is sent to the chat at the time. `question`: Claude is asked the text, and its answer is sent. */
 export type ReminderKind = "reminder" | "question";
 
-/** What a person has set for later, and Claude for them. */
+/** A reminder or question that Claude sets for a person. */
 export type ReminderPlan = {
   readonly kind: ReminderKind;
   readonly text: string;
   /** A cron expression of five fields; null for once. */
   readonly rule: string | null;
-  /** In which the rule is meant, as an IANA name. */
+  /** The zone in which the rule is meant, as an IANA name. */
   readonly timeZone: string;
   /** When it comes next, Unix ms. */
   readonly dueAt: Millis;
@@ -240,14 +240,14 @@ export type ReminderPlan = {
 
 export type Reminder = ReminderPlan & {
   readonly id: number;
-  /** By which the people of the chat call it; it stays. */
+  /** The number by which the people of the chat name it; it never changes. */
   readonly number: number;
   readonly chat: Chat;
-  /** Who asked for it. */
+  /** The person who asked for it. */
   readonly source: Address;
 };
 
-/** What a call of our tools for reminders asks for. */
+/** A call of our tools for reminders, once it is understood. */
 export type Wish =
   | { readonly do: "set"; readonly plan: ReminderPlan; readonly later: readonly Millis[] }
   | { readonly do: "list" }
@@ -281,7 +281,7 @@ export function isSameAddress(a: Address, b: Address): boolean {
   return a.number !== null && a.number === b.number;
 }
 
-/** Stays on in production: at trust boundaries, and after each reducer step in tests and simulation. */
+/** Asserts in production, too: at trust boundaries, and after each reducer step in tests and simulation. */
 export function assert(condition: unknown, what: string): asserts condition {
   if (!condition) throw new Error(`Invariant broken: ${what}`);
 }

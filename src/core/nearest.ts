@@ -6,7 +6,7 @@ import fuzzysort from "fuzzysort";
 export function nearest(word: string, candidates: readonly string[]): string | null {
   const editsMax = word.length < 6 ? 1 : word.length < 10 ? 2 : 3;
   const near = candidates
-    // As many edits at least; and what a stranger's word costs stays small, however long it is.
+    // The difference in length is the least number of edits; and a stranger's word must cost little, however long it is.
     .filter((candidate) => Math.abs(candidate.length - word.length) <= editsMax)
     .map((candidate) => ({ candidate, edits: damerauLevenshtein(word.toLowerCase(), candidate.toLowerCase()).steps }))
     .filter(({ edits }) => edits <= editsMax)

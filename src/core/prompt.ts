@@ -13,11 +13,11 @@ const voiceBytesMax = 16 * 1024 * 1024;
 type Fetch = { readonly file: Attachment; readonly bytesMax: number };
 
 export type FilePlan = {
-  /** To be fetched, at most `bytesMax` each. */
+  /** Files to fetch, at most `bytesMax` each. */
   readonly fetch: readonly Fetch[];
-  /** To be fetched and written down, where a program for it is set. */
+  /** Voice notes to fetch and to write down, where a program for it is set. */
   readonly voice: readonly Fetch[];
-  /** Said to Claude in words, one sentence each. */
+  /** Sentences that tell Claude of files which it does not get, one each. */
   readonly refused: readonly string[];
 };
 
@@ -54,7 +54,7 @@ export function describe({ fileName, contentType }: Attachment): string {
 
 /**
  * The prompt's text. A quoted message comes first as context; in a group the sender's name goes before the text, since one
- * session serves all its members. Who is mentioned is named, in the text and in the quote.
+ * session serves all its members. Mentions become names, in the text and in the quote.
  */
 export function promptText(envelope: Envelope, account: Account, longText: string | null, nameOf?: NameOf): string {
   const body = textOf(envelope);
@@ -67,11 +67,11 @@ export function promptText(envelope: Envelope, account: Account, longText: strin
   return (quoted === "" ? "" : `${quoted.replace(/^/gmu, "> ")}\n\n`) + name + said;
 }
 
-/** What it quotes besides text in brackets, then the text. */
+/** The quoted file or the like in brackets, then the quoted text. */
 function quotedText({ text, mentions, described }: Quote, account: Account, nameOf?: NameOf): string {
   const known = mentions ?? [];
   const isKnown = (at: number): boolean => known.some(({ start, length }) => at >= start && at < start + length);
-  // A placeholder of which nothing is known stands for a person.
+  // A placeholder that no known mention covers stands for an unknown person.
   const strangers = [...(text ?? "").matchAll(/\uFFFC/gu)].flatMap(({ index }) =>
     isKnown(index) ? [] : [{ start: index, length: 1, who: { aci: null, number: null } }],
   );
@@ -87,7 +87,7 @@ const colons = /[:\uFF1A\uFE13\uFE55\uFE30\u2236\u02D0\u02F8\uA789\u05C3\u0589\u
 export const speakerName = (name: string | null): string =>
   oneLine(name?.replaceAll(colons, " ") ?? null, 40) ?? "Someone";
 
-/** What a quoted file is, for people: "a photo", "the file "plan.pdf"". */
+/** A quoted file in words for people: "a photo", "the file "plan.pdf"". */
 export function mediumOf(contentType: string | null, fileName: string | null): string {
   const type = (contentType ?? "").toLowerCase();
   const name = oneLine(fileName?.replaceAll('"', "'") ?? null);
@@ -99,14 +99,14 @@ export function mediumOf(contentType: string | null, fileName: string | null): s
   return name === null ? "a file" : `the file${named}`;
 }
 
-/** What the person wrote, without what it quotes. */
+/** The person's own words, without the message that they quote. */
 export function promptWords(envelope: Envelope, account: Account): string {
   const body = textOf(envelope);
   return body ? spokenText(body, account) : "";
 }
 
-// --- what a message without text says, alike on every transport. What others chose (names, questions, titles) stands in quotation marks on
-// one line: data, never speech.
+// --- a message without text in words, alike on every transport. Words that others chose (names, questions, titles) stand in quotation
+// marks on one line: data, never speech.
 
 const partChars = 300;
 const partsMax = 12;
@@ -123,7 +123,7 @@ function say(what: string, parts: readonly (string | null | undefined)[]): strin
 
 type Maybe = string | null | undefined;
 
-/** What may be in a message beside its text, or in its place. */
+/** The parts that a message may have beside its text, or in its place. */
 export type Wordless = {
   readonly cards: readonly ({
     readonly [part in "prefix" | "given" | "middle" | "family" | "suffix" | "nickname" | "organization"]?: Maybe;
@@ -137,7 +137,7 @@ export type Wordless = {
 const place =
   /^https?:\/\/(?:maps\.google\.[a-z.]+|(?:www\.)?google\.[a-z.]+\/maps|maps\.apple\.com|(?:www\.)?openstreetmap\.org)\b/iu;
 
-/** One line each; empty where there is nothing. */
+/** The parts of a message in words, one line each; empty where there are none. */
 export function toWords({ cards, poll, sticker, links }: Wordless): string {
   const lines = cards.map(({ prefix, given, middle, family, suffix, nickname, organization, values }) => {
     const full = [prefix, given, middle, family, suffix].filter(Boolean).join(" ");

@@ -1,6 +1,6 @@
 /**
- * What a person is asked to say yes or no to: all of it, as it is. Line breaks stay, what is not seen is made visible, the change of
- * an edit is a diff, and what does not fit the screen is counted and goes along as a file. And what Claude does with a tool, in one line.
+ * The text of a question for a yes or no: the whole tool use, as it is. Line breaks stay, invisible characters are made visible, an edit is
+ * shown as a diff, and text that does not fit the screen is counted and goes along as a file. Also a tool use in one line.
  */
 import { structuredPatch } from "diff";
 import type { JsonValue, OutboundFile, ToolUse } from "./model.ts";
@@ -9,32 +9,32 @@ import { oneLine, textFile } from "./text.ts";
 export type QuestionItem = {
   /** Follows "Claude wants to". */
   readonly what: string;
-  /** Everything that it would do, or do it with. */
+  /** Everything that the tool would do, or do it with. */
   readonly detail: string;
-  /** Null where the text says it already. */
+  /** The place that the tool works in; null for Claude's sandbox. */
   readonly where: string | null;
-  /** Of the file that holds what does not fit. */
+  /** Name of the file that holds the whole detail where it does not fit the screen. */
   readonly fileName: string;
 };
 
 export type Question = { readonly text: string; readonly file: OutboundFile | null };
 
 export type QuestionOptions = {
-  /** What the person wrote. */
+  /** The person's own words. */
   readonly prompt: string;
-  /** In a group a bare yes is talk. */
+  /** True in a group, where a bare yes is talk: the question asks for a reaction or a quote. */
   readonly isGroup?: boolean;
-  /** What "always" would free from questions, where it may be said. */
+  /** Words for the tool uses that "always" would free from questions; null where it may not be said. */
   readonly mayAlways?: string | null;
 };
 
 const charsMax = 1_000;
 const linesMax = 24;
 const promptMax = 60;
-/** Longer than any path: where it is done is shown whole. */
+/** Longer than any path, so that the place is shown whole. */
 const placeMax = 1_000;
 
-/** One message for all that is open at once, in their order. */
+/** A single message that asks for all `items`, in their order. */
 export function question(items: readonly QuestionItem[], options: QuestionOptions): Question {
   const shown = items.map((item) => ({
     ...item,
@@ -78,7 +78,7 @@ function howTo(count: number, { isGroup = false, mayAlways = null }: QuestionOpt
 
 type Cut = { readonly text: string; readonly left: number };
 
-/** The first lines, whole where they fit; what is left is counted in characters. */
+/** The first lines of `detail`, or all of it where it fits; `left` counts the characters that are left out. */
 function firstOf(detail: string, count: number): Cut {
   const chars = Array.from(detail);
   const byLines = detail
@@ -88,7 +88,7 @@ function firstOf(detail: string, count: number): Cut {
   const most = Math.min(Array.from(byLines).length, Math.max(200, Math.floor(charsMax / count)));
   if (most >= chars.length) return { text: detail, left: 0 };
   const text = chars.slice(0, most).join("");
-  // At the end of a line, where that does not hide much.
+  // The cut moves back to the end of a line where that does not hide much.
   const lineEnd = text.lastIndexOf("\n");
   const kept = lineEnd > text.length / 2 ? text.slice(0, lineEnd) : text;
   return { text: kept, left: chars.length - Array.from(kept).length };
@@ -105,8 +105,8 @@ function fileOf(items: readonly QuestionItem[]): OutboundFile {
 }
 
 /**
- * Hidden and misleading characters by their numbers: controls, marks that turn the direction of writing, blanks that are none,
- * halves of pairs. Line breaks and tabs stay; so do the joiners inside an emoji.
+ * Shows hidden and misleading characters by their numbers: controls, marks that turn the direction of writing, blanks other than a space,
+ * halves of surrogate pairs. Line breaks and tabs stay; so do the joiners inside an emoji.
  */
 export function visible(text: string): string {
   return text
@@ -135,7 +135,7 @@ function isInEmoji(found: string, before: string, after: string): boolean {
 
 type Fields = { readonly [key: string]: JsonValue };
 
-/** A tool use of Claude's as something to say yes or no to; one that is not known shows every input. */
+/** A tool use as an item of a question; a tool that is not known here shows every input. */
 export function itemOf({ name, input }: ToolUse): QuestionItem {
   const fields: Fields = typeof input === "object" && input !== null && !Array.isArray(input) ? (input as Fields) : {};
   const known = writeItem(name, fields) ?? editItem(name, fields) ?? primaryItem(name, fields);
@@ -173,12 +173,12 @@ function editItem(name: string, fields: Fields): QuestionItem | null {
 const rest = (fields: Fields): string[] =>
   Object.entries(fields).map(([key, value]) => `(${key}: ${JSON.stringify(value)})`);
 
-/** Lines taken away and put in, with what stands around them. */
+/** The lines that an edit takes away and puts in, with the lines around them. */
 export function changeOf(before: string, after: string): string {
-  // Parts of a file: how the last line ends is no matter of theirs.
+  // `before` and `after` are parts of a file, so how their last line ends does not matter.
   const patch = structuredPatch("", "", `${before}\n`, `${after}\n`, "", "", { context: 3, maxEditLength: 2_000 });
   const marked = (text: string, sign: string): string[] => text.split("\n").map((line) => sign + line);
-  // So different that a line by line comparison would take long.
+  // `structuredPatch` gave up, as the texts differ so much that a line by line comparison would take long.
   if (!patch) return [...marked(before, "-"), ...marked(after, "+")].join("\n");
   if (patch.hunks.length === 0) return "(no change)";
   return patch.hunks.map(({ lines }) => lines.join("\n")).join("\n…\n");
@@ -187,11 +187,11 @@ export function changeOf(before: string, after: string): string {
 // --- one line
 
 const lineLengthMax = 80;
-/** What a tool is about, by the names its inputs go by, the most telling first. */
+/** Names of inputs that tell what a tool use is about, the most telling first. */
 const tellingKeys = ["command", "file_path", "path", "url", "query", "pattern"];
 
 /**
- * What the agent's own tools do, and the input that tells most; another one goes by its name. **Source:** the SDK's
+ * The agent's own tools, each with a verb and the input that tells most; any other tool is called by its name. **Source:** the SDK's
  * `BetaManagedAgentsAgentToolConfig.name`; the Managed Agents guide, "Tools".
  */
 const ownTools: ReadonlyMap<string, { readonly verb: string; readonly key: string }> = new Map([
@@ -205,7 +205,7 @@ const ownTools: ReadonlyMap<string, { readonly verb: string; readonly key: strin
   ["web_search", { verb: "search the web", key: "query" }],
 ]);
 
-/** One line: what Claude does, and with what. */
+/** A tool use in one line: what Claude does, and with what. */
 export const toolLine = ({ name, input }: ToolUse): string =>
   shorten(`🔧 ${ownTools.get(name.replace(/^local_/u, ""))?.verb ?? name}: ${gist(input)}`, lineLengthMax);
 
@@ -219,7 +219,7 @@ function gist(input: JsonValue): string {
 
 const halfPair = /[\uD800-\uDBFF]$/u;
 
-/** On one line, and cut where it is too long, never inside a surrogate pair. */
+/** The text on one line, cut where it is too long, never inside a surrogate pair. */
 export function shorten(text: string, lengthMax: number): string {
   const line = text.replace(/\s+/gu, " ").trim();
   return line.length > lengthMax ? `${line.slice(0, lengthMax - 1).replace(halfPair, "")}…` : line;

@@ -1,17 +1,17 @@
-/** Reminders, and questions that Claude is asked at a time: what a person may set, and what is said of it. `schedule.ts` reads times. */
+/** Reminders, and questions that Claude is asked at a set time: how they are set, shown and delivered. `schedule.ts` reads times. */
 import { result, say, type Change, type FactOf, type View } from "./changes.ts";
 import { wordsOnly, type Envelope, type Millis, type Reminder } from "./model.ts";
 import { shorten } from "./question.ts";
 import { personOf } from "./spend.ts";
 import { momentText } from "./when.ts";
 
-/** Of one person, in all chats. */
+/** Reminders of one person, in all chats. */
 export const remindersMax = 100;
-/** Later than this, it is said when it was due. */
+/** A reminder that comes later than this says when it was due. */
 const lateMs: Millis = 120_000;
 const shownMax = 200;
 
-/** What Claude's call asks for is done, and Claude is told; what is set is shown in the chat besides. */
+/** Does what Claude's call asks for, and tells Claude; the chat shows what was set or taken back. */
 export function fulfil(view: View, fact: FactOf<"wished">): Change[] {
   const { useId, wish } = fact;
   const asker = view.head[0]?.envelope;
@@ -50,7 +50,7 @@ export function listReminders({ look, now }: View): string {
     : [...lines, "/reminders off N takes one back."].join("\n");
 }
 
-/** In a group, what others have set is theirs, and the owner's. */
+/** Takes a reminder back: in a group, only the person who set it and the owner may. */
 export function cancelReminder(view: View, envelope: Envelope, number: number) {
   const found = view.look.reminders().find((one) => one.number === number);
   if (found === undefined) return { text: `There is no number ${number}. /reminders lists them.`, changes: [] };
@@ -60,7 +60,7 @@ export function cancelReminder(view: View, envelope: Envelope, number: number) {
   return { text, changes: [{ do: "reschedule", id: found.id, dueAt: null } as const] };
 }
 
-/** The time has come: it is said once, and what comes after is set. What a question asks of Claude is a message like any other. */
+/** The time of a reminder has come: it is sent once, and its next time is set. A question goes to Claude like any message (`asMessage`). */
 export function deliverReminder(view: View, { reminder, nextAt, isMissed }: FactOf<"due">): Change[] {
   const { id, dueAt, text } = reminder;
   const again = isMissed ? ", and again since" : "";

@@ -1,6 +1,6 @@
 /**
- * How Claude's words become messages on a phone: Markdown to styles, long code to files, then parts that Signal takes; ten at
- * most, and what is left as one file. And when a placeholder shows that Claude is at work.
+ * How Claude's words become messages on a phone: Markdown to styles, long code to files, then parts that Signal takes; ten parts at most,
+ * and the rest as one file. Also when a placeholder shows that Claude is at work.
  */
 import { chunk } from "./chunk.ts";
 import { fileNameOf } from "./code.ts";
@@ -9,17 +9,17 @@ import { styled } from "./marks.ts";
 import type { Millis, OutboundBody, OutboundFile, StyledText } from "./model.ts";
 import { textFile } from "./text.ts";
 
-/** Largest body of one message in UTF-8 bytes. **Source:** Signal's apps send what is longer as an attached text. */
+/** Largest body of one message in UTF-8 bytes. **Source:** Signal's apps send a longer body as an attached text. */
 const partBytesMax = 2_000;
 const partsMax = 10;
-/** An answer beyond this length is cut: no phone opens what is longer, and its files are held in memory. */
+/** An answer beyond this length is cut: no phone opens a longer one, and its files are held in memory. */
 const answerLengthMax = 4 * 1024 * 1024;
 
-/** Two parts follow each other plainly; more are counted. */
+/** The number of parts from which they are numbered: two follow each other plainly. */
 const countedFrom = 3;
 const counterBytes = 12;
 
-/** One body per message, in order; an empty reply has none. Long code comes as files with the last. */
+/** The bodies of a reply's messages, in order; an empty reply has none. Long code goes as files with the last message. */
 export function renderReply(markdown: string): OutboundBody[] {
   const isCut = markdown.length > answerLengthMax;
   const { parts, files } = render(isCut ? `${markdown.slice(0, answerLengthMax)}\n\n${cutSentence}` : markdown);
@@ -57,7 +57,7 @@ function render(markdown: string): { readonly parts: readonly StyledText[]; read
   return { parts: [...shown, { text: note, styles: [] }], files: [...kept, textFile(name, rest)] };
 }
 
-/** The Markdown that `parts` do not show: what was not read, or all from the first block on that is not whole in them. */
+/** The Markdown that `parts` do not show: its unread end, or everything from the first block on that is not whole in `parts`. */
 function restOf(
   { text, source, borders, starts, end }: SignalText,
   parts: readonly StyledText[],
@@ -71,7 +71,7 @@ function restOf(
   return source.slice(starts[Math.max(0, next)]).trim();
 }
 
-/** What fits on a phone's screen. */
+/** Lines and bytes that fit on a phone's screen: longer code becomes a file. */
 const screenLines = 40;
 const screenBytes = 1_500;
 /** Signal's clients take 32 files with a message. */
@@ -87,7 +87,7 @@ function takeCode(files: OutboundFile[], code: string, info: string, before: str
   return `📎 ${styled("BOLD", name)}, ${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
 }
 
-/** The second of a name is told apart by the number of files. */
+/** The name, with the number of the file in front where an earlier file has that name. */
 const distinctName = (name: string, files: readonly OutboundFile[]): string =>
   files.some(({ fileName }) => fileName === name) ? `${files.length + 1}-${name}` : name;
 
@@ -96,7 +96,7 @@ const distinctName = (name: string, files: readonly OutboundFile[]): string =>
 export type DraftState = {
   /** Monotonic time at which the turn began. */
   readonly startedAt: Millis;
-  /** Of the last change; null before the first. */
+  /** Monotonic time of the last change; null before the first. */
   readonly changedAt: Millis | null;
   /** Changes so far, the first showing included. */
   readonly changes: number;
@@ -108,7 +108,7 @@ const editAfterMs = 4_000;
 const changesMax = 6;
 /** Phones take no edit of a message that is older than a day (Android) or two (iOS): an hour is left for its way. */
 export const sendEditWithinMs: Millis = 23 * 3_600_000;
-/** An edit rings no phone: who has waited longer than this for the answer has put the phone away. */
+/** An edit rings no phone: a person who has waited longer than this for the answer has put the phone away. */
 export const silentWithinMs: Millis = 30_000;
 
 /** True where the placeholder may be shown or changed now: after 4 s, then 4, 8, 16 … s after the last change, six times in all. */

@@ -1,4 +1,4 @@
-/** Times as Claude gives them (RFC 3339, words, rules) as instants. Imported when one is first set: the libraries are large. */
+/** Times as Claude gives them (RFC 3339, words, rules) as instants. Imported when a reminder is first set: the libraries are large. */
 import { casual } from "chrono-node/en";
 import { Cron } from "croner";
 import * as v from "valibot";
@@ -7,9 +7,9 @@ import type { Millis, ReminderKind, ReminderPlan, Wish } from "./model.ts";
 const textMax = 1_000;
 const yearsMax = 10;
 const yearMs: Millis = 366 * 24 * 3_600_000;
-/** Asking costs, and a message that comes all the time is a nuisance. */
+/** Minutes between two times of a rule at least: a question costs money, and a message that comes all the time is a nuisance. */
 const gapMinutes: Record<ReminderKind, number> = { reminder: 5, question: 15 };
-/** Times of a rule that are looked at for their distance. */
+/** The next times of a rule among which the smallest gap is looked for. */
 const timesLooked = 60;
 const timesShown = 3;
 
@@ -27,7 +27,7 @@ const inputs = {
 
 export type Refusal = { readonly refusal: string };
 
-/** What a call of `remind` or `reminders` asks for, or why that cannot be, in words for Claude. @param timeZone of this machine */
+/** Reads a call of `remind` or `reminders`; a refusal says in words for Claude why that cannot be. @param timeZone of this machine */
 export function readWish(tool: keyof typeof inputs, given: unknown, now: Millis, timeZone: string): Wish | Refusal {
   if (tool === "reminders") {
     const read = v.safeParse(inputs.reminders, given);
@@ -99,7 +99,7 @@ function isZone(name: string): boolean {
   }
 }
 
-/** East of Greenwich, at that instant. */
+/** Minutes that the zone is east of Greenwich at that instant. */
 function offsetMinutes(at: Millis, timeZone: string): number {
   const format = new Intl.DateTimeFormat("en", { timeZone, timeZoneName: "longOffset" });
   const name = format.formatToParts(at).find(({ type }) => type === "timeZoneName")?.value ?? "";

@@ -1,29 +1,29 @@
-/** What questions cost: sums in words, and what a person may spend in a day. */
+/** The cost of questions: sums in words, and the limit of what a person may spend in a day. */
 import type { Address } from "./model.ts";
 
 /** Tokens, and their list cost as far as there is one. */
 export type Sum = {
-  /** All that was read, from the cache and into it included. */
+  /** All input tokens, those read from the cache and written into it included. */
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly costCents: number;
-  /** Some of it has no list price. */
+  /** True where a part of the tokens has no list price. */
   readonly isUnpriced: boolean;
 };
 
-/** What a person spent today, beside what they may. */
+/** The spending of a person today, beside the limit. */
 export type Spend = {
   readonly limitCents: number;
   readonly cents: number;
-  /** When the day ends, for people. */
+  /** When the day ends, in words. */
   readonly until: string;
   /** This day and person, as the subject of a message. */
   readonly subject: string;
-  /** The person was told today that most of it is spent. */
+  /** Whether the person was told today that most of the limit is spent. */
   readonly isTold: boolean;
 };
 
-/** By whom something was asked: the account id, which stays, else the number; empty where it is not known. */
+/** The id that a person's spending is kept by: the account id, which stays, else the number; empty where neither is known. */
 export const personOf = (source: Address | null): string => source?.aci ?? source?.number ?? "";
 
 const dollars = (cents: number): string => `$${(cents / 100).toFixed(2)}`;
@@ -35,7 +35,7 @@ function sumText({ inputTokens, outputTokens, costCents, isUnpriced }: Sum): str
   return `${tokens(inputTokens)} tokens in, ${tokens(outputTokens)} out${cost}`;
 }
 
-/** Lines with a name each; what used nothing is left out. */
+/** A line for each sum, with its name; a sum of no tokens is left out. */
 export function usageText(sums: readonly (readonly [name: string, sum: Sum])[]): string | null {
   const used = sums.filter(([, { inputTokens, outputTokens }]) => inputTokens + outputTokens > 0);
   return used.length === 0 ? null : used.map(([name, sum]) => `${name}: ${sumText(sum)}`).join("\n");

@@ -13,7 +13,7 @@
  */
 import type { Context, JsonValue, Stamps } from "./model.ts";
 
-/** Values to write, by key. A removal is no value: `SyncResult.stamps` says it. */
+/** Values to write, by key. A removal is not among them: `SyncResult.stamps` has it. */
 export type Diff = Context;
 
 export type SyncResult = {
@@ -23,13 +23,13 @@ export type SyncResult = {
   readonly diff: Diff;
   /** To write at the remote side. */
   readonly push: Diff;
-  /** What both sides hold afterwards. */
+  /** The context that both sides hold afterwards. */
   readonly merged: Context;
   /** The agreed stamps, to be stored on both sides even where no value changed; without a value in `merged` it is a tombstone. */
   readonly stamps: Stamps;
 };
 
-/** What must be written locally by the whole-context rule. Empty where both `updated_at` are readable and local is newer. */
+/** The values to write locally by the whole-context rule. Empty where both `updated_at` are readable and local is newer. */
 export function calculateDiff(local: Context, remote: Context): Diff {
   if (isLocalNewer(local, remote)) return {};
   return Object.fromEntries(Object.entries(remote).filter(([key, value]) => !isEqual(own(local, key), value)));
@@ -40,7 +40,7 @@ export const merge = (local: Context, diff: Diff): Context => ({ ...local, ...di
 
 const unstamped: Stamps = {};
 
-/** The whole step; the table above says who wins. Believe the stamps before (`believableStamps`): here they are only compared. */
+/** Compares both sides key by key; the table above says which wins. Stamps pass `believableStamps` first: here they are only compared. */
 export function synchronize(
   local: Context,
   remote: Context,
@@ -48,7 +48,7 @@ export function synchronize(
 ): SyncResult {
   const isNewer = isLocalNewer(local, remote);
   let changed = false;
-  // Entries rather than assignment: that would take a `__proto__` key for the prototype.
+  // Entries rather than assignment, since assignment would take a `__proto__` key for the prototype.
   const [diff, push, merged]: [Entries, Entries, Entries] = [[], [], []];
   const agreed: [string, string][] = [];
   for (const key of new Set([local, remote, stamps.local, stamps.remote].flatMap((side) => Object.keys(side)))) {
@@ -76,12 +76,12 @@ export function synchronize(
 
 type Entries = [key: string, value: JsonValue][];
 
-/** What the record itself has under the key. */
+/** The record's own value under the key, nothing inherited. */
 export const own = <T>(record: { readonly [key: string]: T }, key: string): T | undefined =>
   Object.hasOwn(record, key) ? record[key] : undefined;
 
 /**
- * Equality of JSON values, undefined for none: order of keys does not matter, order of elements does. By a list of what is still
+ * Equality of JSON values, undefined for none: order of keys does not matter, order of elements does. A list holds the pairs that are still
  * to compare, as a value may be nested deeper than the stack.
  */
 export function isEqual(a: JsonValue | undefined, b: JsonValue | undefined): boolean {
@@ -124,7 +124,7 @@ export function toInstant(value: unknown): string | null {
   if (hour > 23 || minute > 59 || second > 60 || offsetHours > 23 || offsetMinutes > 59) return null;
   const at = new Date(0);
   at.setUTCFullYear(year, month - 1, day);
-  // A day or month that does not exist has become another.
+  // `Date` has made another month of a day or month that does not exist.
   if (at.getUTCMonth() !== month - 1) return null;
   const offset = (match[8] === "-" ? -1 : 1) * (offsetHours * 60 + offsetMinutes);
   const isLeap = second === 60;
@@ -135,7 +135,7 @@ export function toInstant(value: unknown): string | null {
   return `${seconds}${isLeap ? "~" : "."}${trimZeros(match[7] ?? "")}`;
 }
 
-/** By hand: a pattern for trailing zeros takes quadratic time on a long run of zeros inside. */
+/** Trims by a loop, since a pattern for trailing zeros takes quadratic time on a long run of zeros inside. */
 function trimZeros(digits: string): string {
   let end = digits.length;
   while (end > 0 && digits[end - 1] === "0") end--;

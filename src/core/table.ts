@@ -14,8 +14,8 @@ const columnsMax = 28;
 const pieceBytesMax = 1_950;
 
 /**
- * The cells of one row. A pipe in code is no border; a pipe behind a backslash is one character everywhere. The empty cells
- * before the first pipe and behind the last are none.
+ * The cells of one row. A pipe in code is no border; a pipe behind a backslash is one character everywhere. Empty cells before the first
+ * pipe and behind the last do not count.
  */
 export function splitRow(row: string): string[] {
   const cells = [""];
@@ -74,8 +74,8 @@ function padded({ shown, marked }: Cell, width: number, align: Align): string {
 }
 
 /**
- * One card per row: a line per cell that holds something, its header before it; the headers alone where no row holds anything. A
- * first cell that has no header is the header of its row.
+ * A card per row: a line per filled cell, its header before it; the headers alone where every cell is blank. A first cell that has no
+ * header is the title of its card.
  */
 export function cards(header: readonly Cell[], rows: readonly Cell[][], title: (text: string) => string): string[] {
   const titles = header.map(({ marked }) => (marked === "" ? "" : `${title(marked)}: `));

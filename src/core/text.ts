@@ -8,14 +8,14 @@ import {
   type TextContent,
 } from "./model.ts";
 
-/** What a person is called, where that is known. */
+/** The name of a person; null where it is not known. */
 export type NameOf = (who: Address) => string | null;
 
-/** The text as it was meant for us: without the mention of our own account, and with a name, or a word, where others are mentioned. */
+/** The text without the mention of our own account, and with a name (else "someone") in place of every other mention. */
 export const spokenText = (body: TextContent, account: Account, nameOf?: NameOf): string =>
   withNames(body.text, body.mentions, account, nameOf);
 
-/** Each mention covers its placeholder, counted in UTF-16; one that does not lie in the text is left out, and no placeholder stays. */
+/** Replaces mentions, whose ranges count UTF-16, by names; a mention outside of the text is left out, and no placeholder stays. */
 export function withNames(text: string, mentions: readonly Mention[], account: Account, nameOf?: NameOf): string {
   let named = text;
   for (const { start, length, who } of [...mentions].sort((a, b) => b.start - a.start)) {
@@ -26,7 +26,7 @@ export function withNames(text: string, mentions: readonly Mention[], account: A
   return named.replaceAll("\uFFFC", "").trim();
 }
 
-/** What others chose (a name, a title, a file's name) as data: on one line, without what is not seen; null where nothing is left. */
+/** Words that others chose (a name, a title, a file's name) as data: on one line, without invisible characters; null for none. */
 export function oneLine(words: string | null, lengthMax = 60): string | null {
   const line = (words ?? "").replaceAll(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
   const cut = line

@@ -1,10 +1,10 @@
 /**
- * Where a turn stands, decided from the session's event log alone.
+ * The standing of a turn, decided from the session's event log alone.
  *
  *   queued ──prompt processed──▶ running ──idle──▶ ended
  *      └──── retries exhausted ──┴──▶ flushed (it died unanswered: ask anew; unless the log still has it after that)
  *
- * A stop that waits for answers ends nothing: what is waited for is `OpenLog`'s to say.
+ * A stop that waits for answers ends nothing: `OpenLog` says what it waits for.
  *
  * Events may arrive twice (stream, listing, after a crash) and from before the prompt: only what comes after the *processed*
  * prompt counts. The log's order is `processed_at`; where that ties, arrival decides, and a stop that was there before the
@@ -30,7 +30,7 @@ type Standing =
   | { readonly kind: "ended"; readonly stop: StopReason }
   | { readonly kind: "flushed" };
 
-/** What the log says of our prompt. `ended` is final; `flushed` too, unless the prompt turns out to be processed after that. */
+/** The standing of our prompt by the log. `ended` is final; `flushed` too, unless the prompt turns out to be processed after that. */
 export type Progress = Standing & { readonly facts: Facts };
 
 /**
@@ -57,12 +57,12 @@ function track(progress: Progress, event: SessionEvent): Progress {
 function promptSeen(progress: Progress, at: Millis | null): Progress {
   const { kind, facts } = progress;
   if (at === null || facts.promptAt !== null) {
-    // A flush leaves nothing in the queue: what is there after one was posted after it.
+    // A flush empties the queue: a prompt that is in it after a flush was posted later.
     const isAlive = kind === "flushed" && facts.promptAt === null;
     if (isAlive) return { kind: "queued", facts: { ...facts, isSeen: true, stopAt: null } };
     return facts.isSeen ? progress : { ...progress, facts: { ...facts, isSeen: true } };
   }
-  // Flushed on the strength of a stop that came before it was processed: it lives.
+  // The prompt lives where the stop that seemed to flush it came before it was processed.
   const isDead = kind === "flushed" && facts.stopAt !== null && at < facts.stopAt;
   return { kind: isDead ? "flushed" : "running", facts: { ...facts, isSeen: true, promptAt: at } };
 }
@@ -79,7 +79,7 @@ function stoppedBefore(progress: Progress, { id, at, stop }: Idle): Progress {
 
 function stopped(progress: Progress, promptAt: Millis, { id, at, stop }: Idle): Progress {
   const { stopAt, earlierStopIds } = progress.facts;
-  // What died stays dead: later stops are those of other prompts.
+  // A flushed prompt stays flushed: later stops are those of other prompts.
   if (progress.kind === "flushed" || (at !== null && at < promptAt)) return progress;
   if (at === promptAt && earlierStopIds.has(id)) return progress;
   if (at !== null && stopAt !== null && at < stopAt) return progress;
@@ -112,15 +112,15 @@ export function findUncertain(
   return inLogOrder(candidates)[0]?.id ?? null;
 }
 
-/** By the time Claude saw them, queued ones last; ties stay as they came. */
+/** Events by the time at which Claude saw them, queued ones last; ties stay as they came. */
 export const inLogOrder = (events: readonly SessionEvent[]): SessionEvent[] =>
   [...events].sort((a, b) => (a.at ?? Infinity) - (b.at ?? Infinity) || 0);
 
-/** What a session waits for, by the log alone, without any local state; the part of the log since it last came to rest is enough. */
+/** The state of a session's waits, by the log alone; the part of the log since the session last came to rest is enough. */
 export type OpenLog = {
   /** Tool uses that wait for a person's yes or no, or for a result of ours, in the order of the log. */
   readonly uses: readonly ToolUse[];
-  /** It rests until they are answered. */
+  /** The session rests until `uses` are answered. */
   readonly isWaiting: boolean;
   /** The last error that was not overcome. */
   readonly error: (SessionEvent & { readonly type: "error" }) | null;

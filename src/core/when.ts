@@ -1,7 +1,7 @@
 /** Days and times as people of this machine's zone say them. Pure: the zone (an IANA name) is handed in. */
 import type { Millis } from "./model.ts";
 
-/** The most that a `Date` can say. **Source:** ECMA-262, "Time Values". */
+/** The latest time that a `Date` can hold. **Source:** ECMA-262, "Time Values". */
 const timeMax: Millis = 8.64e15;
 
 const formats = {
@@ -18,7 +18,7 @@ const formats = {
 } as const;
 const made = new Map<string, Intl.DateTimeFormat>();
 
-/** Each is made once: that takes longer than all else that a message needs of the time. */
+/** Formats are kept, since making one takes longer than everything else that a message needs of this file. */
 function formatOf(locale: keyof typeof formats, timeZone: string): Intl.DateTimeFormat {
   const key = `${locale} ${timeZone}`;
   const known = made.get(key) ?? new Intl.DateTimeFormat(locale, { timeZone, ...formats[locale] });
@@ -62,7 +62,7 @@ export function dayOf(at: Millis, timeZone: string): string {
 
 const minuteMs: Millis = 60_000;
 
-/** A unit, its length, and that of the next. */
+/** The units of a duration, each with its length and the length of the next. */
 const units: readonly (readonly [name: string, ms: Millis, nextMs: Millis])[] = [
   ["d", 86_400_000, Infinity],
   ["h", 3_600_000, 86_400_000],

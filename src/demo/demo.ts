@@ -1,7 +1,7 @@
 /**
- * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a Claude that is
- * a parrot (world.ts). You type; the message goes phone → Signal → signalman → Claude and back; `/drop` cuts the line. A scratch
- * folder is a project, in which the parrot mends a typo.
+ * `signalman demo`: everything on this machine, with a simulated phone in this terminal and, without an API key, a simulated Claude
+ * that repeats what it is told (the parrot of world.ts). A message that is typed goes phone → Signal → signalman → Claude and back;
+ * `/drop` cuts the line. A scratch folder is a project, in which the parrot mends a typo.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -20,30 +20,30 @@ import { depsOf, until, type Cli } from "../cli/io.ts";
 import { openDaemon, serve } from "../cli/run.ts";
 import { openWorld, type Part, type DemoReply, type World } from "./world.ts";
 
-/** How long the parrot thinks, and where it is asked to do so slowly. */
+/** The time that the parrot thinks, and the longer one of a prompt that asks for it. */
 const pauseMs: Millis = 300;
 const thinkMs: Millis = 2_000;
 const dropMs: Millis = 3_000;
 const dropSecondsMax = 600;
-/** A standard input that is open and says nothing for so long has nothing to say. */
+/** A standard input that is open and silent for this long counts as empty. */
 const silentMs: Millis = 1_000;
-/** Nothing in the demo takes longer than this; it is the bound of every wait of the script. */
+/** Bounds every wait of the script; no step of the demo takes as long. */
 const patienceMs: Millis = 30_000;
 
 type StartDemoPhone = typeof StartPhone;
 type DemoPhone = Awaited<ReturnType<StartDemoPhone>>;
 
-/** The phone at the other end, and a Signal between: what the settings name where it can be linked to, else `transport`. */
+/** The phone at the other end. Signalman reaches it by the Signal of `serviceFile`, to which it links by `scan`, or else by `transport`. */
 type Phone = Pick<DemoPhone, "write" | "next" | "cut" | "mend" | "close"> &
   Partial<Pick<DemoPhone, "scan" | "serviceFile">> & { readonly transport?: Transport };
 
 /**
- * From the source it is Signal's own mock server with real encryption; the binary, which does not carry that, plays Signal
- * in memory. `home` is the demo's own folder, removed afterwards.
+ * Opens the phone: from the source on Signal's own mock server with real encryption; in the binary, which does not carry that, on a
+ * Signal in memory. `home` is the demo's own folder, removed afterwards.
  */
 async function openPhone({ signal }: World, home: string): Promise<Phone> {
   if (commit === "source") {
-    // By a name that the bundler does not follow: the mock server is for those who have the source.
+    // The bundler does not follow a computed name, so that the mock server stays out of the binary.
     const module = ["..", "..", "test", "doubles", "demo-phone.ts"].join("/");
     const { startDemoPhone } = (await import(module)) as { startDemoPhone: StartDemoPhone };
     return startDemoPhone(home);
@@ -63,11 +63,11 @@ type Demo = {
   readonly cli: Cli;
   readonly daemon: Daemon;
   readonly phone: Phone;
-  /** The folder of its project. */
+  /** The folder of the demo's project. */
   readonly garden: string;
-  /** What the phone has shown. */
+  /** The texts that the phone has shown. */
   readonly heard: readonly string[];
-  /** What is printed while a person types goes above the line that is being typed. */
+  /** Prints above the line that a person is typing. */
   readonly screen: { print: (text: string) => void };
 };
 
@@ -108,12 +108,12 @@ export async function demo(cli: Cli, options: { readonly script?: true }): Promi
   daemon.notices.on("connection", ({ state, previous }) => {
     if (state.name !== previous.name) screen.print(`        [${previous.name} → ${state.name}]\n`);
   });
-  // That the line ends with the demo is no news.
+  // The end of the line is not printed, since it comes with the end of the demo.
   stack.defer(() => void (screen.print = () => undefined));
   const show = async (): Promise<never> => {
     for (;;) {
       const text = await phone.next();
-      // A reaction has none.
+      // A reaction has no text.
       if (text === "") continue;
       heard.push(text);
       screen.print(`claude> ${harmless(text).replaceAll("\n", "\n        ")}\n`);
@@ -139,7 +139,7 @@ async function linkPhone(cli: Cli, config: Config, scan: DemoPhone["scan"]): Pro
   }
 }
 
-/** A person at the terminal, or lines from a pipe; not a closed or silent standard input. */
+/** True for a person at the terminal, or lines from a pipe; false for a closed or silent standard input. */
 async function hasInput({ clock }: Cli): Promise<boolean> {
   const { stdin } = process;
   if (stdin.isTTY) return true;
@@ -179,7 +179,7 @@ async function converse(demo: Demo): Promise<number> {
   }
   lines.close();
   screen.print = cli.out;
-  // Ctrl-C and Ctrl-D leave the line as it is.
+  // Ctrl-C and Ctrl-D leave the cursor in the typed line.
   if (isTyped && text !== "/quit") cli.out("\n");
   if (!isTyped) await until(cli, patienceMs, "the last answer", () => isQuiet(daemon));
   return 0;
@@ -198,7 +198,7 @@ async function cutFor({ cli, screen, phone }: Demo, ms: Millis): Promise<void> {
   screen.print("        (the line is back)\n");
 }
 
-/** A short conversation by itself: a question, the line cut while Claude thinks, a question while it is cut; and a project. */
+/** Plays a short conversation: a question, the line cut while Claude thinks, a question while it is cut; and a project. */
 async function playScript({ cli, daemon, phone, heard, garden }: Demo): Promise<number> {
   const say = async (text: string): Promise<void> => {
     cli.out(`you>    ${text}\n`);
@@ -223,7 +223,7 @@ async function playScript({ cli, daemon, phone, heard, garden }: Demo): Promise<
   await say("/project garden");
   await comes("the project", () => heard.length >= 4);
   await say(gardenPrompt);
-  // A yes counts once it is known that the question arrived.
+  // A yes counts only after Signal has confirmed that the question arrived.
   await comes("Claude's question", () => heard.length >= 5 && daemon.status().outbox.pending === 0);
   await say("👍");
   await comes("the end of the work", () => heard.length >= 6);
@@ -240,7 +240,7 @@ async function playScript({ cli, daemon, phone, heard, garden }: Demo): Promise<
 
 // --- the project: a scratch folder with a typo in it
 
-/** Makes the folder; who calls it removes it. */
+/** Makes the folder, which the caller removes. */
 function makeGarden(): string {
   const folder = mkdtempSync(join(tmpdir(), "signalman-garden-"));
   writeFileSync(join(folder, "README.md"), "# Teh garden\n\nRoses, mostly.\n");
@@ -258,7 +258,7 @@ const steps = [
   "The title reads “The garden” now. /diff shows it, /undo takes it back.",
 ] as const;
 
-/** What Claude says or does next for a prompt about the typo; null where the prompt is about something else. */
+/** The parrot's next reply or tool use for a prompt about the typo; null where the prompt is about something else. */
 function inGarden(prompt: string, { results, hasTools }: Part): DemoReply | null {
   if (!/\btypo\b/iu.test(prompt)) return null;
   if (!hasTools) return "I see no folder here. /project garden opens the one of this demo.";

@@ -1,6 +1,6 @@
 /**
- * `signalman selftest`: keeps the promise before the user's eyes. The program starts itself as a child in a temporary home, lets
- * people talk to it over loopback, breaks one thing after the other, kills it, and then compares both ends.
+ * `signalman selftest`: shows the user that no message is lost or comes twice. The program starts itself as a child in a temporary home,
+ * lets people talk to it over loopback, breaks one thing after the other, kills the child, and then compares both ends.
  *
  *   people ─▶ world (world.ts, this process) ◀─▶ the child: `run` as shipped, but for its wire to Signal
  */
@@ -19,17 +19,17 @@ import { command, fetchStatus } from "../cli/remote.ts";
 import { run } from "../cli/run.ts";
 import { openWorld, worldTransport, type World } from "./world.ts";
 
-/** A line that answers and delivers nothing is noticed after so long, here: a person watches. */
+/** The child notices a line that answers and delivers nothing after this long, less than by default, as a person watches. */
 const staleAfterMs: Millis = 15_000;
-/** Longest wait for one thing: a stall is noticed, then the line comes back. */
+/** The longest wait of a step: a stall is noticed, then the line comes back. */
 const patienceMs: Millis = 25_000;
 const kills = 10;
 
-/** The child: `run` on the parent's world. */
+/** Runs the child: `run` on the parent's world. */
 export const selftestLife = (cli: Cli, _: unknown, url = ""): Promise<number> =>
   run(cli, { openTransport: async () => worldTransport(url, cli.clock), staleAfterMs });
 
-/** Characters of one to four bytes. */
+/** The answer has characters of one to four bytes. */
 const answerTo = (prompt: string): string => `re: ${prompt} – ż 語 👩‍🚀`;
 
 /** Resolves to 0 when nothing was lost and nothing came twice, else to 1. */
@@ -57,7 +57,7 @@ export async function selftest(cli: Cli): Promise<number> {
   return isBroken || lost.length + doubled.length > 0 ? 1 : 0;
 }
 
-/** Each step says its name before it begins. Resolves to true where one failed: the rest would tell nothing. */
+/** Plays the steps, each after its name is printed. Resolves to true where one failed: the rest would tell nothing. */
 async function play({ out }: Cli, steps: AsyncIterable<string>): Promise<boolean> {
   let end = "";
   try {
@@ -75,7 +75,7 @@ async function play({ out }: Cli, steps: AsyncIterable<string>): Promise<boolean
 
 type Bench = ReturnType<typeof openBench>;
 
-/** The child in its world, and what is done to it. */
+/** Starts the child in its world, with the acts upon it. */
 function openBench(cli: Cli, world: World, home: string) {
   const env = childEnv({
     SIGNALMAN_HOME: home,
@@ -133,7 +133,7 @@ function openBench(cli: Cli, world: World, home: string) {
   };
 }
 
-/** What is broken, in this order, and how it must end. */
+/** Breaks one thing after the other, each step with the end that it must have. */
 async function* breakEverything(bench: Bench): AsyncGenerator<string> {
   const { cli, faults, failClaude, reaches, comes, status, write, answered, ask, reconnect, kill, live } = bench;
 

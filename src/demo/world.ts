@@ -5,8 +5,8 @@
  *   selftest  the child's transport ─▶ POST /signal/<method> ─▶ the same; it keeps a message until the child has acknowledged it
  *   both      the backend `messages` ─▶ POST /v1/messages ─▶ a parrot over SSE (every byte by itself: inside each character, too)
  *
- * The world outlives a child that is killed, and what answers is what the shipped program is: its loops, its database and its way
- * to Claude are the real ones. Only the wire to Signal is simpler than any real transport's.
+ * The world outlives a child that is killed. The child is the shipped program: its loops, its database and its way to Claude are the
+ * real ones. Only the wire to Signal is simpler than any real transport's.
  */
 import type { Clock } from "../clock.ts";
 import { BridgeError, toFault, type Fault } from "../core/errors.ts";
@@ -16,19 +16,19 @@ import { createMemoryTransport } from "../signal/memory.ts";
 import type { Batch, Transport } from "../signal/transport.ts";
 import { listen } from "../status/listen.ts";
 
-/** What is wrong with Claude's next answer; `cut`: it ends in the middle. */
+/** A fault of Claude's next answer; `cut`: it ends in the middle. */
 export type ClaudeFault = { readonly status: number; readonly retryAfterSeconds?: number } | "cut";
 
-/** Where a turn stands: the results of tools since the prompt, and whether Claude has tools at all. */
+/** The state of a turn: the results of tools since the prompt, and whether Claude has tools at all. */
 export type Part = { readonly results: readonly { readonly isError: boolean }[]; readonly hasTools: boolean };
 
 export type DemoReply = string | { readonly tool: string; readonly input: unknown };
-/** What Claude makes of a prompt, when it has thought. */
+/** Makes Claude's reply to a prompt, and may take time to think. */
 type Reader = (prompt: string, part: Part) => DemoReply | Promise<DemoReply>;
 
 export type World = Awaited<ReturnType<typeof openWorld>>;
 
-/** A Signal and a Claude who reads by `reply`. */
+/** Opens a Signal and a Claude who answers by `reply`. */
 export async function openWorld(clock: Clock, reply: Reader) {
   const signal = createMemoryTransport({ clock });
   const faults: ClaudeFault[] = [];
@@ -41,7 +41,7 @@ export async function openWorld(clock: Clock, reply: Reader) {
   return {
     url,
     close: stop,
-    /** The settings by which Claude is this one. */
+    /** The settings that make this world's Claude the child's. */
     claude: { SIGNALMAN_BACKEND: "messages", ANTHROPIC_API_KEY: "invented", ANTHROPIC_BASE_URL: url },
     signal,
     failClaude: (...next: readonly ClaudeFault[]) => void faults.push(...next),
@@ -70,7 +70,7 @@ function createSignalCalls(transport: Transport) {
   };
 }
 
-/** The transport of the child: the world's over HTTP; what has no say in what is lost or doubled stays with a Signal of its own. */
+/** The child's transport: the world's over HTTP; methods that can lose or double no message are those of a Signal of its own. */
 export function worldTransport(url: string, clock: Clock): Transport {
   const call = async <T>(method: string, input: unknown = null, signal: AbortSignal | null = null): Promise<T> => {
     const init = { method: "POST", body: JSON.stringify(input), signal };
@@ -98,7 +98,7 @@ type Asked = {
   readonly messages: readonly { role: string; content: string | Block[] }[];
 };
 
-/** The last words of the person, and what came of the tools since. */
+/** Reads the last prompt from a request, and the results of tools since. */
 function read({ tools = [], messages }: Asked): { readonly prompt: string; readonly part: Part } {
   const results: { isError: boolean }[] = [];
   for (const { role, content } of messages.toReversed()) {

@@ -3,7 +3,7 @@ import type { Millis } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { attempt } from "./queue.ts";
 
-/** A message that comes so soon after the line is back has waited for it. */
+/** A message that comes within this time after the line is back has waited for it. */
 const backlogMs: Millis = 30_000;
 const backlogPauseMs: Millis = 500;
 

@@ -15,7 +15,7 @@ import type { Store } from "../store/store.ts";
 export type Notices = {
   connection: { readonly state: State; readonly previous: State };
   received: { readonly accepted: number; readonly dropped: number; readonly at: Millis };
-  /** A turn has ended, so long after its prompt went out. */
+  /** A turn has ended; `durationMs` is the time since its prompt went out. */
   ended: { readonly session: string; readonly durationMs: Millis };
   sent: { readonly at: Millis };
   claude: { readonly fault: Fault | null; readonly at: Millis };

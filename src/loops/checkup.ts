@@ -17,7 +17,7 @@ export function createCheckup(bridge: Bridge) {
   let seen = 0;
   let isTold = false;
   const hasFailed = (): boolean => failures.count > seen;
-  /** Tells the owner by a row of the outbox or, where the database takes none, by a message of its own, once a process. */
+  /** Tells the owner by a row of the outbox or, where the database takes none, by a message past the outbox, once in this process. */
   const say = async (text: string): Promise<void> => {
     try {
       tellOwner(bridge, "damaged", text);

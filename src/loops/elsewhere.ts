@@ -42,9 +42,9 @@ export type Followed = {
   readonly signal: AbortSignal;
 };
 
-/** A listing begins so long before its cursor, since the time filter is on `processed_at`, where ties and late entries exist. */
+/** A listing begins this long before its cursor, since the time filter is on `processed_at`, where ties and late entries exist. */
 const overlapMs: Millis = 60_000;
-/** A prompt may seem so much older than its sending: the clocks are known to a second, and one that is not found is asked twice. */
+/** A prompt may seem older than its sending by this much: the clocks are known to a second, and one that is not found is asked twice. */
 export const askedSlackMs: Millis = 60_000;
 
 /** The start of a listing: early enough to see each open post again, wherever the cursor has gone since. */
@@ -85,7 +85,7 @@ export async function listLog(followed: Followed): Promise<void> {
   if (isSaid && !signal.aborted) store.settings.remove(`said:${sessionId}`);
 }
 
-/** Settles each post whose answer was not seen: it is posted where the log has it, else queued again. */
+/** Settles each post whose answer was not seen: one that the log has is posted, any other is queued again. */
 export async function lookUp({ bridge, remote, sessionId, remoteId, signal }: Followed): Promise<void> {
   const { store, chats } = bridge;
   const uncertain = store.posts.open(sessionId).filter(({ state }) => state === "posting");

@@ -136,7 +136,7 @@ function answersFailed(
   });
 }
 
-/** A request failed: the prompt under way hears of it. Resolves to the wait before the next try. */
+/** Settles a request that failed: the prompt under way counts the failure. Resolves to the wait before the next try. */
 async function workFailed(
   bridge: Bridge,
   session: Session,

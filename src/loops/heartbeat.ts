@@ -86,7 +86,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   }
 }
 
-/** A prompt is slow so long after it was first seen at work; as `beat` looks once a minute, the person hears within five. */
+/** A prompt is slow this long after it was first seen at work; as `beat` looks once a minute, the person hears within five. */
 const slowMs: Millis = 3 * minuteMs;
 
 /**

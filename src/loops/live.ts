@@ -14,7 +14,7 @@ export type Live = ReturnType<typeof createLive>;
 
 /** A peer shows the indicator for about 15 s. **Source:** signal-cli, man page of JSON-RPC, `sendTyping`. */
 const typingRenewMs: Millis = 10_000;
-/** A stop waits so long at most until the end of the indicator is sent. */
+/** A stop waits this long at most until the end of the indicator is sent. */
 const typingEndMs: Millis = 2_000;
 const cursorMark = " …";
 /** Characters kept of a preview: no more than one message of it is ever shown. */

@@ -14,7 +14,7 @@ import { createQueue, type Queue } from "./queue.ts";
 
 /** A larger file is only named in the chat: one that is sent waits in the database as base64, a third larger than it is. */
 const fileBytesMax = 10 * 2 ** 20;
-/** Files that one look sends; the rest is told by number. */
+/** Files that one look sends; of the rest the chat gets the number. */
 const filesMax = 10;
 /** Sessions are looked at one after the other, since a file is in memory as a whole. */
 const sessionsMax = 1;

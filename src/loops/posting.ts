@@ -17,7 +17,7 @@ import { build, viewOf } from "./request.ts";
 
 /** The wait before a look at a stopped session, which takes a stop up within a second as a rule. */
 const restMs: Millis = 2_000;
-/** After so many looks at a stopped session that does not rest the prompt goes out, and Claude says whether it is busy. */
+/** After this many looks at a stopped session that does not rest the prompt goes out, and Claude says whether it is busy. */
 const restLooksMax = 150;
 
 /** The state of a session that is followed. */
@@ -207,7 +207,7 @@ async function settleFailure(
   // A session that is over refuses every answer: the reader settles that, and this answer is not at fault.
   else if (there !== null && isSessionOver(await there.remote.retrieve(there.remoteId, there.signal))) throw error;
   else {
-    // An answer that was given elsewhere is in the log.
+    // The listing shows an answer of another device, after which Claude refuses this one.
     if (there !== null) await listLog(there);
     rows.forEach((row) => chats.refused(row, toFault(error)));
   }

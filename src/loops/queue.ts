@@ -50,7 +50,7 @@ type Base = Pick<Bridge, "clock" | "random" | "log">;
 
 export function createQueue(bridge: Base, options: QueueOptions): Queue {
   const { clock } = bridge;
-  // A work that ends makes room; its own key is in `ready` where it was woken meanwhile.
+  // Work that ends makes room; its own key is in `ready` where it was woken meanwhile.
   const running = createOccupancy(() => alarm.abort());
   const waits = createWaits(bridge, options.name);
   /** Keys to be looked at, in the order of their turn. */

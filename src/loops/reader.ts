@@ -25,7 +25,7 @@ import {
 import { isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
-/** The echo with our prompt's entry id waits so long for entries that share its commit: a crash before finds the prompt by its text. */
+/** The echo with our prompt's entry id waits this long for entries that share its commit: a crash before finds the prompt by its text. */
 const echoHoldMs: Millis = 20;
 
 export type Reader = ReturnType<typeof createReader>;

@@ -3,8 +3,8 @@
  *
  *   transport.receive ─▶ core/inbound decides ─▶ ONE transaction: ratchet (persist) + inbox rows + counters ─▶ transport.ack
  *
- * Nothing is acknowledged that is not committed, and nothing else is polled while a batch waits for its commit: with a full
- * disk the batch is held and the commit tried again, so that a transport which cannot redeliver loses nothing either.
+ * A batch is acknowledged after its commit, and no other is polled before: with a full disk the batch is held and the commit tried
+ * again, so that a transport which cannot redeliver loses nothing either.
  */
 import { classify, inboxKey, type DropReason } from "../core/inbound.ts";
 import type { Account, Envelope, Millis } from "../core/model.ts";

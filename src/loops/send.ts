@@ -7,7 +7,7 @@
  * | surely not sent             | again after backoff                             | go on            |
  * | outcome unknown             | again; counted where the timestamp is not ours  | go on            |
  * | rate limit, captcha, update | again when the server allows, or on `reconnect` | wait as well; not where the limit is of one recipient |
- * | the database, after a send  | what became of it is held until it is written   | go on            |
+ * | the database, after a send  | its outcome is held until it is written         | go on            |
  * | this recipient, for good    | failed, counted                                 | go on            |
  */
 import { backoffMs, isLogged } from "../core/backoff.ts";
@@ -184,7 +184,7 @@ async function sendFailed(
 /** True for a row that only accompanies messages (a mark, a preview): it is not missed, and counts as no message. */
 const isTrimming = ({ why }: OutboxRow): boolean => why === "mark" || why === "draft" || why === "below";
 
-/** Returns the body that goes out for a row now, or the reason why none does. An edit that has lost its message goes as a message of its own, unless it is empty. */
+/** The body that goes out for a row now, or why none does. An edit without its message becomes one, unless it only accompanies others. */
 function bodyOf(bridge: Bridge, row: OutboxRow): OutboundBody | "superseded" | "send_uncertain" {
   const { body } = row;
   // Without a timestamp of our own a second copy is a second message, and as an edit it would name an old version.

@@ -4,7 +4,7 @@
  *   seen ─▶ looked at ─▶ asked (a person says yes or no: `core/chat.ts`) ─▶ allowed ─▶ runs ─▶ settled ─▶ posted
  *               └─▶ free ───────────────────────────────────────────────────────▲
  *
- * The journal (`store/calls.ts`) moves each call once: nothing runs twice, and what a crash interrupted is told as such.
+ * The journal (`store/calls.ts`) moves each call once: no call runs twice, and Claude is told of one that a crash interrupted.
  */
 import type { Looked } from "../core/changes.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
@@ -133,7 +133,7 @@ const fileOf = ({ tool }: Call): string => {
   return tool === "local_run" || tool === "Bash" ? "command.sh" : "question.txt";
 };
 
-/** The owner's own program has a folder in every chat. */
+/** The project of a session; the owner's own program has the folder of chats where a session has none. */
 const projectOf = ({ projects, home }: CallDeps, { project, backend }: Session): Project | undefined =>
   project === null && backend === ownProgram ? chatFolder(home) : projects.find(({ name }) => name === project);
 
@@ -176,7 +176,7 @@ async function answerOf(deps: CallDeps, project: Project, sessionId: string, wor
   return { kind: "text" as const, text, styles, quote: null, files };
 }
 
-/** Our tools of a session, and what Claude is told of the project that it works on. */
+/** Resolves to our tools of a session, and its system prompt with the instructions of its project. */
 export async function toolsOf(
   { config, log }: Pick<Bridge, "config" | "log">,
   deps: CallDeps,
@@ -203,7 +203,7 @@ export async function toolsOf(
   }
 }
 
-/** The program brings its own tools. @throws BridgeError `claude_program` */
+/** Resolves to the same for the owner's own program, which brings its own tools. @throws BridgeError `claude_program` */
 async function ownPlace(system: string, project: Project, deps: ExecutorDeps): ReturnType<Bridge["toolsOf"]> {
   const told = await deps.workplace.describe(project, deps);
   if ("refusal" in told)

@@ -92,7 +92,7 @@ export async function definitionsOf(project: Pick<Project, "run" | "runMinutes">
   return [...tools, { name: "local_run", description, inputSchema }];
 }
 
-/** There is no /bin/sh on Windows. */
+/** False on Windows, which has no /bin/sh. */
 const canRun = ({ run }: Pick<Project, "run">): boolean => run && process.platform !== "win32";
 
 const failed = (words: string): CallResult => ({ content: words, isError: true });

@@ -10,7 +10,7 @@ import { hashOf, inWords, locate, readFileText, replace, type FileContent } from
 
 const ageMaxMs: Millis = 30 * 86_400_000;
 const bytesMax = 200 * 2 ** 20;
-/** Bounds the time that a diff takes: beyond so many changed lines the whole text is shown as replaced. */
+/** Bounds the time that a diff takes: beyond this many changed lines the whole text is shown as replaced. */
 const editLengthMax = 500;
 
 /** One turn of a session in a project. */

@@ -1,11 +1,11 @@
-/** Who was allowed in the chat: rows of `settings`, beside the list of the settings' file. */
+/** People and groups that were allowed in the chat: rows of `settings`, beside the list of the settings' file. */
 import type { Guests } from "../core/guests.ts";
 import { isOwner, type AllowRule } from "../core/inbound.ts";
 import type { Envelope } from "../core/model.ts";
 import { accountsIn, groupNameIn, namesIn } from "./names.ts";
 import type { Settings } from "./remembered.ts";
 
-/** A rule as the settings say it. */
+/** A rule as the settings write it. */
 export const wordOf = (rule: AllowRule): string => {
   if (rule.kind === "group") return `group:${rule.id}`;
   return rule.kind === "number" ? rule.number : rule.kind === "aci" ? rule.aci : "self";
@@ -18,13 +18,13 @@ function ruleOf(word: string): AllowRule {
 
 const allowedIn = (settings: Settings): AllowRule[] => settings.idsOf("allow").map(ruleOf);
 
-/** All who may ask: the list of the settings' file, then who was allowed in the chat. */
+/** The rules for all who may ask: those of the settings' file, then those that were set in the chat. */
 export const allAllowed = (configured: readonly AllowRule[], settings: Settings): AllowRule[] => [
   ...configured,
   ...allowedIn(settings),
 ];
 
-/** Whether the owner of this machine wrote it; whom the chat allowed is never the owner. */
+/** Whether the owner of this machine wrote the envelope; a person who was allowed in the chat is never the owner. */
 export const isFromOwner = (envelope: Envelope, configured: readonly AllowRule[], settings: Settings): boolean =>
   isOwner(envelope, { allow: configured, accountOf: accountsIn(settings) });
 
@@ -48,7 +48,7 @@ export function createGuests(
     find(words) {
       const plain = read(words);
       if (plain !== null || words === "") return plain;
-      // A person is known by account id and by number: the account id stays.
+      // A person is known by account id and by number: the account id is taken, since it stays.
       const named = settings
         .idsOf("name")
         .filter((id) => settings.get(`name:${id}`)?.toLowerCase() === words.toLowerCase());

@@ -1,10 +1,10 @@
-/** Calls of our own tools, as a decision has them: the journal, and what Claude is told. Part of `apply.ts`, in the same transaction. */
+/** Writes a decision's changes of calls of our own tools: the journal and their results. Part of `apply.ts`, in the same transaction. */
 import type { Change, ChangeOf } from "../core/changes.ts";
 import type { Chat } from "../core/model.ts";
 import type { Store } from "./store.ts";
 import type { Surroundings } from "./view.ts";
 
-/** Each returns the id of the session that has new work, if one has. */
+/** The writers, one per change; each returns the id of the session that has new work, if one has. */
 export type Writes = { readonly [Do in Change["do"]]: (chat: Chat, change: ChangeOf<Do>) => string | void };
 
 export function createCallWrites(store: Store, world: Surroundings) {
@@ -33,7 +33,7 @@ export function createCallWrites(store: Store, world: Surroundings) {
   } satisfies Partial<Writes>;
 }
 
-/** A person says yes to a call that was asked, or no; or it is not wanted any more. Returns the id of its session. */
+/** Allows or drops a call: a person said yes or no, or the call is not wanted any more. Returns the id of its session. */
 export function answerCall(
   store: Store,
   world: Surroundings,
@@ -59,7 +59,7 @@ function postResult(
   posts.add(sessionId, "result", useId, request, world.now());
 }
 
-/** Ends a call that was not answered: one that has not begun never does, one that runs is stopped. Returns the id of its session. */
+/** Ends a call that has no result: a call that has not begun never runs, one that runs is stopped. Returns the id of its session. */
 function dropCall(store: Store, world: Surroundings, useId: string, reason: string, approver: string | null) {
   const { calls, db } = store;
   const call = calls.get(useId);

@@ -1,7 +1,7 @@
 /**
- * Writes what a decision says, in the transaction of the fact that caused it; and wakes the queues of what it touched once that has
- * been committed. Only `core/chat.ts` chooses; what it chose is written here and in `apply-calls.ts` alone. The loops write how far
- * their own requests have come (a send, a post, a call, a look): `test/tidy.test.ts` names each of these writes, and why it is none.
+ * Writes the changes of a decision, in the transaction of the fact that caused it; and wakes the queues of the rows that were touched once
+ * that is committed. `core/chat.ts` alone decides, and its changes are written here and in `apply-calls.ts` alone. The loops write how far
+ * their own requests have come (a send, a post, a call, a look): `test/tidy.test.ts` names these writes, and why each is no decision.
  *
  *   fact ─▶ ONE transaction: the fact's own rows ─▶ view ─▶ decide ─▶ changes as rows ─▶ commit ─▶ wake
  */
@@ -25,7 +25,7 @@ export type Chats = ReturnType<typeof createChats>;
 export function createChats(store: Store, world: Surroundings) {
   const viewOf = createView(store, world);
   const apply = createApply(store, world);
-  /** Part of the caller's transaction, if there is one. */
+  /** Decides on a fact and writes the changes, in the caller's transaction if there is one. */
   const settle = (chat: Chat, fact: Fact): readonly Change[] =>
     store.db.transaction(() => {
       const changes = decide(viewOf(chat, fact.type === "received" ? fact.id : 0), fact);
@@ -37,9 +37,9 @@ export function createChats(store: Store, world: Surroundings) {
     });
   return {
     settle,
-    /** Rows of this chat are written in the transaction at work. */
+    /** Wakes the queues of a chat whose rows are written in the transaction at work. */
     touch: (chat: Chat): void => store.db.afterCommit(() => world.onTouched(chatKey(chat), [])),
-    /** Entries of a log, with the posts that turned out to be among them; nothing where the session was forgotten. */
+    /** Stores entries of a log, and marks the posts that turned out to be among them; does nothing where the session was forgotten. */
     log(
       sessionId: string,
       events: readonly SessionEvent[],
@@ -63,13 +63,13 @@ export function createChats(store: Store, world: Surroundings) {
       });
     },
     refused: createRefusals(store, world, settle),
-    /** Stores what was said already: nothing is decided about it. */
+    /** Stores entries that were dealt with before the database was set back: nothing is decided about them. */
     keep: (sessionId: string, events: readonly SessionEvent[]): void =>
       store.db.transaction(() => {
         const session = store.sessions.get(sessionId);
         if (session !== null) store.log.apply(session, events, world.now());
       }),
-    /** An allowed message; null where it is there already, or only takes another back. */
+    /** Writes an allowed message; returns its row, or null where the message is there already, or only takes another back. */
     receive(key: string, envelope: Envelope, verdict: FactOf<"received">["verdict"]): number | null {
       const { chat } = envelope;
       if (chat === null || verdict.kind === "drop" || verdict.kind === "ignore") return null;
@@ -80,7 +80,7 @@ export function createChats(store: Store, world: Surroundings) {
         return id || null;
       });
     },
-    /** Tells every chat in which something is open; one whose rows are damaged keeps none of the others from it. */
+    /** Tells a fact to every chat in which something is open; a chat whose rows are damaged does not keep the others from it. */
     tellAll(fact: FactOf<"started" | "back" | "setBack">): void {
       for (const key of store.inbox.openChats())
         try {
@@ -94,13 +94,13 @@ export function createChats(store: Store, world: Surroundings) {
   };
 }
 
-/** A message that did not become a prompt is over with its decision. */
+/** Whether a message did not become a prompt, and so is over with its decision. */
 const isNoPrompt = (fact: Fact, changes: readonly Change[]): fact is FactOf<"received"> =>
   fact.type === "received" && fact.id > 0 && !changes.some((change) => change.do === "open" && change.id === fact.id);
 
 type Settle = (chat: Chat, fact: Fact) => unknown;
 
-/** Claude does not take this answer, or this stop, and never will: it is as if it had not been given. */
+/** Claude does not take this answer, or this stop, and never will: the post counts as if it had never been made. */
 function createRefusals({ db, sessions, posts, log, calls }: Store, world: Surroundings, settle: Settle) {
   return ({ id, sessionId, kind, request, tries }: PostRow, fault: Fault): void =>
     db.transaction(() => {
@@ -120,12 +120,12 @@ function createConversationWrites(store: Store, world: Surroundings, current: (c
   const { sessions, settings } = store;
   return {
     grant(chat, { tools }) {
-      // Never in the context: what is synchronized could be changed elsewhere.
+      // Kept out of the context, since a synchronized value could be changed elsewhere.
       settings.set(`granted:${current(chat).id}`, JSON.stringify([...new Set(tools)]));
     },
     endSession: (_, { id }) => endSession(store, world, id),
     openProject(chat, { project }) {
-      // "" is none, also where a setting binds the group to one.
+      // "" means no project, even where a setting binds the group to one.
       settings.set(`project:${chatKey(chat)}`, project ?? "");
     },
     resumeSession: (chat, { id }) => {
@@ -226,7 +226,7 @@ function createApply(store: Store, world: Surroundings) {
   };
 }
 
-/** What a message is marked with when it has its outcome. */
+/** The mark of a message by its outcome. */
 const endStages: { readonly [outcome in Outcome]: Stage } = {
   answered: "done",
   failed: "failed",
@@ -267,7 +267,7 @@ function createSessionMaker(store: Store, world: Surroundings) {
   };
 }
 
-/** The next sync reads it, at once where Claude can be reached. */
+/** Leaves the session to the next sync, which runs at once where Claude can be reached. */
 function setStale({ sessions, db }: Store, world: Surroundings, id: string): void {
   sessions.setStale(id);
   db.afterCommit(world.onOwed);

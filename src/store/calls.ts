@@ -6,8 +6,8 @@
  *     │       └─▶ expired ─────────────────────────▶ posted
  *     └─▶ done (what is free and only reads), started (edits after `always`)
  *
- * A row moves along an arrow once, so a second yes, a second start and a second post do nothing. What is started and not
- * done when the program starts had an unknown outcome: it is settled with those words, and never runs again.
+ * A row moves along an arrow once, so a second yes, a second start and a second post do nothing. A call that is started and not done when
+ * the program starts has an unknown outcome: it is settled with those words, and never runs again.
  */
 import { createHash } from "node:crypto";
 import type { JsonValue, Millis, ToolUse } from "../core/model.ts";
@@ -17,7 +17,7 @@ import { table } from "./statements.ts";
 export type CallState = "seen" | "asked" | "allowed" | "denied" | "expired" | "started" | "done" | "posted";
 
 export type Call = {
-  /** The event's id: what the result is posted for. */
+  /** The event's id, which the result is posted for. */
   readonly id: string;
   readonly sessionId: string;
   /** The prompt that it belongs to: `/undo` takes back one turn. */
@@ -26,16 +26,16 @@ export type Call = {
   readonly tool: string;
   readonly input: unknown;
   readonly inputHash: string;
-  /** What the question showed, as a hash; null until it is asked. */
+  /** Hash of all that the question showed; null until it is asked. */
   readonly basis: string | null;
   readonly state: CallState;
   readonly approver: string | null;
-  /** What Claude is told; null until it is settled. */
+  /** The result for Claude; null until the call is settled. */
   readonly content: string | null;
   readonly isError: boolean;
-  /** Later than that of every earlier call of its session: they stand in Claude's order. */
+  /** Later than that of every earlier call of its session, so that calls stand in Claude's order. */
   readonly seenAt: Millis;
-  /** When it came into its state. */
+  /** When the call came into its state. */
   readonly changedAt: Millis;
 };
 
@@ -56,7 +56,7 @@ const fields = [
 
 export type Calls = ReturnType<typeof createCalls>;
 
-/** Every method that moves a row answers whether it did. */
+/** Every method that moves a row returns whether it did. */
 export function createCalls(db: Database) {
   const { one, many, run, value, values } = table<Call>(db, "calls", fields, { json: ["input"], flags: ["isError"] });
   type Said = Partial<Pick<Call, "basis" | "approver" | "content" | "isError">>;
@@ -78,7 +78,7 @@ export function createCalls(db: Database) {
     openSessions: () => values<string>`SELECT DISTINCT session_id FROM calls WHERE state <> 'posted'`,
     /** Conversations with a call that waits for a person. */
     askedSessions: () => values<string>`SELECT DISTINCT session_id FROM calls WHERE state = 'asked'`,
-    /** What is not posted yet, oldest first. */
+    /** Calls of a session that are not posted yet, oldest first. */
     open: (sessionId: string) => many`WHERE session_id = ${sessionId} AND state <> 'posted' ORDER BY seen_at`,
     /** How often our tools were called for one prompt. */
     count: (sessionId: string, turn: string) =>
@@ -93,7 +93,7 @@ export function createCalls(db: Database) {
       const isMeant = inputHash === yes.inputHash && basis === yes.basis && (changedAt ?? 0) >= now - yes.patienceMs;
       return isMeant && move(id, ["asked"], "allowed", now, yes);
     },
-    /** `content`: what Claude is told, the person's reason in it. */
+    /** `content`: the words for Claude, the person's reason in it. */
     deny: (id: string, content: string, approver: string, now: Millis) =>
       move(id, ["asked", "allowed"], "denied", now, { content, approver, isError: true }),
     expire: (id: string, content: string, now: Millis) =>
@@ -113,7 +113,7 @@ export function createCalls(db: Database) {
   };
 }
 
-/** As Claude asked for it, and a person is asked about it. */
+/** The call as the tool use that Claude asked for, and that a person is asked about. */
 export const toUse = ({ id, tool, input, seenAt }: Call): ToolUse => ({
   id,
   at: seenAt,

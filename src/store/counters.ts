@@ -1,4 +1,4 @@
-/** What is counted for good: each sum is a row of the table `counters`. */
+/** Sums that are kept for good: each is a row of the table `counters`. */
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 
@@ -14,16 +14,16 @@ export type CounterName =
   | "sendFailed"
   | "inputTokens"
   | "outputTokens"
-  /** A cent has ten thousand. */
+  /** Ten thousand of them are a cent. */
   | "costMicros"
-  /** Grows with what must not be lost (`generation.ts`). */
+  /** A number by which a database that was set back is noticed (`generation.ts`). */
   | "generation";
 
 export type Counters = ReturnType<typeof createCounters>;
 
 export function createCounters(db: Database) {
   const { run, value } = statements(db);
-  /** Of the transaction at work: it ends with one statement for all of them. */
+  /** Sums of the transaction at work, which ends with one statement for all of them. */
   const added = new Map<string, number>();
   const write = (): void => {
     const sums = JSON.stringify(Object.fromEntries(added));
@@ -33,12 +33,12 @@ export function createCounters(db: Database) {
   };
   db.onRollback(() => added.clear());
   return {
-    /** Part of the caller's transaction. */
+    /** Adds to the sums, as part of the caller's transaction. */
     add(counted: { readonly [name in CounterName]?: number }): void {
       for (const [name, by] of Object.entries(counted)) added.set(name, (added.get(name) ?? 0) + by);
       db.beforeCommit(write);
     },
-    /** As it was committed. */
+    /** The sum as it was committed. */
     get: (name: CounterName): number => value<number>`SELECT value FROM counters WHERE name = ${name}` ?? 0,
   };
 }

@@ -1,4 +1,4 @@
-/** What can be found wrong with the database while it is used: in its pages, in its rows, and with its files. */
+/** Finds damage to the database while it is used: in its pages, in its rows, and with its files. */
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import type { Clock } from "../clock.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -23,7 +23,7 @@ const isBroken = (table: string): string =>
 
 type Table = { readonly name: string; readonly wr: 0 | 1 };
 
-/** What is wrong first; null for nothing, and where `signal` aborts. */
+/** The first damage found, in words; null for none, and where `signal` aborts. */
 export async function findDamage(
   db: Database,
   clock: Pick<Clock, "sleep">,
@@ -51,7 +51,7 @@ function checkWhole(db: Database, table: string): string | null {
 
 const brokenRow = (table: string): string => `a row of ${table} is malformed`;
 
-/** In slices, where one slice is not all of it. */
+/** Checks a table: in slices, where it has more rows than one slice. */
 async function checkTable(
   db: Database,
   { name, wr }: Table,
@@ -70,7 +70,7 @@ async function checkTable(
   return checkWhole(db, name);
 }
 
-/** They are small beside their table. A partial one cannot be read for all rows. */
+/** Reads the indexes whole, as they are small beside their table. A partial index cannot be read for all rows. */
 function checkIndexes(db: Database, table: string): null {
   const indexes = db.all<{ name: string }>("SELECT name FROM pragma_index_list(?) WHERE partial = 0", table);
   for (const { name } of indexes) db.get(`SELECT count(*) FROM "${table}" INDEXED BY "${name}"`);
@@ -78,20 +78,20 @@ function checkIndexes(db: Database, table: string): null {
 }
 
 export type FileWatch = {
-  /** Which file of the database is not what this process has written; null for none. */
+  /** Says which file of the database was deleted, replaced or written by another process; null for none. */
   readonly lost: () => string | null;
-  /** Once the database is closed. */
+  /** Ends the watch, once the database is closed. */
   readonly close: () => void;
 };
 
 /**
- * Why what is written goes nowhere: the files were deleted or replaced beneath this process, which goes on with those it has open; or
- * a copy was written over the database, whose pages mix with ours. Called at the start; the answer is asked again and again.
+ * Watches for files that were deleted or replaced beneath this process, which goes on writing to those it has open; and for a copy that
+ * was written over the database, whose pages mix with ours. Called at the start; `lost` is asked again and again.
  */
 export function watchFiles(file: string): FileWatch {
   const idOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
   const files = ["", "-wal", "-shm"].map((suffix) => [file + suffix, idOf(file + suffix)] as const);
-  // POSIX drops all locks that a process has on a file when it closes any descriptor of it, SQLite's too: it stays open.
+  // POSIX drops all locks of a process on a file, SQLite's too, when the process closes any descriptor of it: `shm` stays open.
   const shm = openSync(`${file}-shm`, "r");
   let seen = lastWrite(file, shm);
   let isForeign = false;
@@ -112,8 +112,8 @@ export function watchFiles(file: string): FileWatch {
 }
 
 /**
- * When the database itself was written, and the checkpoint that did it, which is begun before the first page: by nothing else does
- * SQLite write there. **Source:** SQLite, "WAL-mode File Format": salts at 32 of the -shm file, nBackfill at 96, nBackfillAttempted at 128.
+ * When the database file itself was written, and the checkpoint that wrote it, which begins before the first page: SQLite writes there by
+ * nothing else. **Source:** SQLite, "WAL-mode File Format": salts at 32 of the -shm file, nBackfill at 96, nBackfillAttempted at 128.
  */
 function lastWrite(file: string, shm: number): { readonly at: Millis; readonly checkpoint: string } {
   const at = statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0;

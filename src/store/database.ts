@@ -9,7 +9,7 @@ import { BridgeError } from "../core/errors.ts";
 export type SqlValue = null | number | bigint | string | Uint8Array;
 export type Row = Record<string, SqlValue>;
 
-/** A read that is kept holds `always` where no other process writes its tables; else only in a `transaction`, which begins with a look whether one did. */
+/** How long a kept read holds: `always` where no other process writes its tables; else in a `transaction`, which first looks for that. */
 export type Holds = "always" | "transaction";
 
 export interface Database {
@@ -26,15 +26,15 @@ export interface Database {
   beforeCommit(work: () => void): void;
   /** Runs `work` when the transaction at work has been committed; at once where there is none. Dropped where it is rolled back. */
   afterCommit(work: () => void): void;
-  /** Makes of a row what it says. @throws BridgeError `database` where it is not what was written: that is a read that failed */
+  /** Decodes a row. @throws BridgeError `database` where the row is not as it was written: that counts as a read that failed */
   read<T>(work: () => T): T;
-  /** Runs `work` before the first write of the next transaction that writes, at closing at the latest: what may be written late costs no commit. Again where that one is rolled back. */
+  /** Runs `work` before the first write of the next transaction that writes, or at closing: it costs no commit. Again after a rollback. */
   alongside(work: () => void): void;
-  /** What this read came to, which may be what it came to before: until a table that it names is written. */
+  /** The result of this read; an earlier result is kept until a table that the read names is written. */
   remember<T>(sql: string, params: readonly SqlValue[], holds: Holds, read: () => T): T;
-  /** Reads that failed, and whatever met a page that cannot be read: how many so far, and why the last one did. */
+  /** Failed reads, and any statement that met a page that cannot be read: how many so far, and why the last one failed. */
   readonly failures: { readonly count: number; readonly last: string | null };
-  /** Runs with each transaction that is rolled back: what was kept of it in memory is wrong. */
+  /** Runs with each transaction that is rolled back, as everything kept of it in memory is wrong. */
   onRollback(listener: () => void): void;
   /** A copy that is consistent while this connection works. @throws BridgeError `database` */
   copyTo(file: string): void;
@@ -137,7 +137,7 @@ function wrap(driver: Driver, path: string): Database {
       try {
         transactions.transaction(late.write);
       } catch {
-        // It is written again after the next start.
+        // The late writes are lost, and made again after the next start.
       }
       forget();
       driver.close();
@@ -147,7 +147,7 @@ function wrap(driver: Driver, path: string): Database {
 
 type Steps = { readonly [step in "begin" | "begun" | "commit" | "rollback" | "over"]: () => void };
 
-/** One at a time, and what is to be done at the end of each. */
+/** Transactions, one at a time, and the work that is due at the end of each. */
 function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
   const ending = new Set<() => void>();
   const rolledBack: (() => void)[] = [];
@@ -202,7 +202,7 @@ function createGuard(path: string) {
   return { guard, failures };
 }
 
-/** Each text is prepared once. */
+/** Prepares each SQL text once. */
 function keepStatements(driver: Driver) {
   const kept = new Map<string, Statement>();
   return {
@@ -217,7 +217,7 @@ function keepStatements(driver: Driver) {
   };
 }
 
-/** Answers of one statement that are kept; and rows of one answer, more of which are read anew. */
+/** Answers that are kept of one statement, and rows of a kept answer: an answer with more rows is read anew each time. */
 const keptMax = 64;
 
 /** The tables that a `SELECT` names. */
@@ -230,14 +230,14 @@ const tableWritten = (sql: string): string =>
 
 /** Keeps what was read until its tables are written. */
 function keepReads() {
-  /** By their text, and that by their values. */
+  /** Answers by the text of their statement, then by its values. */
   const kept = new Map<string, { readonly tables: readonly string[]; readonly answers: Map<string, unknown> }>();
   const writes = new Map<string, string>();
   let version: unknown = null;
   const forget = (): void => kept.clear();
   return {
     forget,
-    /** Whether this statement only reads. What read the table that it writes is forgotten. */
+    /** Returns whether this statement only reads. Answers that read the table which it writes are forgotten. */
     note(sql: string): boolean {
       const table = writes.get(sql) ?? tableWritten(sql);
       writes.set(sql, table);
@@ -245,7 +245,7 @@ function keepReads() {
       for (const { tables, answers } of kept.values()) if (tables.includes(table)) answers.clear();
       return false;
     },
-    /** Another version than before: another process has written. */
+    /** Forgets all answers where `data_version` is another than before: another process has written. */
     noteOthers(row: unknown): void {
       const now = (row as { data_version: unknown }).data_version;
       if (now !== version) forget();
@@ -264,7 +264,7 @@ function keepReads() {
   };
 }
 
-/** What is written before the first write of the next transaction. */
+/** Writes that are held until just before the first write of the next transaction. */
 function createLate() {
   const works: (() => void)[] = [];
   /** How many of them the transaction at work has done. */
@@ -274,7 +274,7 @@ function createLate() {
     write(): void {
       while (done < works.length) works[done++]?.();
     },
-    /** Committed or not. */
+    /** Ends a transaction; writes that were not committed stay due. */
     end(isCommitted: boolean): void {
       if (isCommitted) works.splice(0, done);
       done = 0;
@@ -282,7 +282,7 @@ function createLate() {
   };
 }
 
-/** What the parser says of a damaged row quotes it. */
+/** The reason of an error; the parser's own words about a damaged row are left out, as they quote it. */
 const reasonOf = (cause: unknown): string =>
   cause instanceof SyntaxError ? "a row of it is malformed" : cause instanceof Error ? cause.message : String(cause);
 /** **Source:** SQLite, result codes SQLITE_CORRUPT and SQLITE_NOTADB. */

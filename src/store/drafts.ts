@@ -13,10 +13,10 @@ export type Drafts = ReturnType<typeof createDrafts>;
 export function createDrafts(db: Database) {
   const { one, many, has } = outboxTable(db);
   const { add, supersede } = createAdding(db);
-  /** The prompt that was last seen to have none. */
+  /** The prompt that was last seen to have no preview. */
   let without: number | null = null;
   db.onRollback(() => (without = null));
-  /** The preview that the answer to this prompt takes the place of; null where there is none (left). */
+  /** The preview that the answer to this prompt takes the place of; null where there is none, or none any more. */
   const openDraft = (inboxId: number): OutboxRow | null => {
     if (without === inboxId) return null;
     const draft = one`WHERE why = 'draft' AND session_id = '' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
@@ -26,7 +26,7 @@ export function createDrafts(db: Database) {
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
     return isOver ? null : draft;
   };
-  /** The preview that is on the phones and is to be changed; what of it has not gone out is taken back. */
+  /** The preview that is on the phones and is to be changed; messages of it that have not gone out are taken back. */
   const takeDraft = (inboxId: number, now: Millis): OutboxRow | null => {
     const draft = openDraft(inboxId);
     if (draft === null) return null;
@@ -41,7 +41,7 @@ export function createDrafts(db: Database) {
       without = null;
       if (add("draft", subject, 0, chat, { kind: "text", ...shown, quote: null, files: [] }, now)) return 1;
       const draft = openDraft(inboxId);
-      // Shown in an earlier life, and answered or given up since.
+      // The preview was shown before a restart, and its prompt answered or given up since.
       if (draft === null) return Infinity;
       const edits = many`WHERE why = 'draft' AND session_id = '' AND subject = ${subject} AND part > 0 ORDER BY part`;
       for (const edit of edits) supersede(edit.id, now);
@@ -50,8 +50,8 @@ export function createDrafts(db: Database) {
       return part + 1;
     },
     /**
-     * Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own.
-     * Where the preview has stood for long it is a message of its own, for that one rings, and the preview says where it is.
+     * Adds a message that takes the place of a prompt's preview where there is one: as an edit of it, files in a message of their own. A
+     * preview that has stood for long is not replaced: the answer is a message of its own, since that rings, and the preview points to it.
      */
     addAnswer(
       why: OutboxWhy,
@@ -83,5 +83,5 @@ export function createDrafts(db: Database) {
   };
 }
 
-/** The files of an answer that took the place of a preview: numbered behind all its parts. */
+/** Added to the part of an answer that took the place of a preview: the part of its files, behind all others. */
 const filesPart = 1_000;

@@ -1,5 +1,5 @@
 /**
- * The mirrored event logs of the sessions, and what they say of a turn.
+ * The mirrored event logs of the sessions, and where a turn stands by them.
  *
  * Events are upserted by id, so that a stream, a listing and a second look after a crash may bring them in any order and any number
  * of times. Where a turn stands is a projection of the log (`core/turn.ts`); it is kept in memory and fed with each entry, and built
@@ -44,11 +44,11 @@ export function createLog(db: Database) {
   };
   return {
     ...reads,
-    /** Where the turn of this prompt stands. */
+    /** The standing of this prompt's turn. */
     turn(id: string, promptId: string): Progress {
       const known = turns.get(id);
       if (known?.promptId === promptId) return known.progress;
-      // Stops that came before the prompt was known here are not its own, whatever their time.
+      // Stops that came before the prompt was known here do not belong to its turn, whatever their time.
       const earlier = values<string>`
         WITH prompt AS (SELECT seq, coalesce(at, 0) AS at FROM events WHERE session_id = ${id} AND id = ${promptId}),
           stops AS (SELECT stop.id, stop.at, stop.seq, prompt.at AS since FROM prompt JOIN events AS stop
@@ -59,7 +59,7 @@ export function createLog(db: Database) {
       turns.set(id, { promptId, progress });
       return progress;
     },
-    /** What Claude waits for in this session, and the last error that was not overcome. */
+    /** The tool uses that this session waits for, and the last error that was not overcome. */
     open: openOf,
     /** Upserts entries, moves the cursor, feeds the projections; returns what was new here. Part of the caller's transaction. */
     apply(session: Session, seen: readonly SessionEvent[], now: Millis): SessionEvent[] {
@@ -84,7 +84,7 @@ export function createLog(db: Database) {
 function createReads(db: Database) {
   const { all, one, many, value, values, has } = entries(db);
   return {
-    /** In the order Claude saw it, queued entries last; from an entry on, or all of it. */
+    /** The log in the order Claude saw it, queued entries last; from an entry on, or all of it. */
     events(id: string, fromEventId?: string): readonly SessionEvent[] {
       const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
       const processed = many`WHERE session_id = ${id} AND at >= coalesce((
@@ -111,7 +111,7 @@ function createReads(db: Database) {
     /** The newest entry that gave the session this title. */
     renamed: (id: string, title: string) =>
       one`WHERE session_id = ${id} AND type = 'updated' AND body ->> '$.title' = ${title} ORDER BY at DESC LIMIT 1`,
-    /** Of these, the tool uses that a person or this machine can answer. */
+    /** The entries among `eventIds` that are tool uses which a person or this machine can answer. */
     answerable: (id: string, eventIds: readonly string[]) =>
       values<string>`SELECT id FROM events WHERE session_id = ${id} AND type = 'tool_use'
         AND (body ->> '$.isAsk' OR body ->> '$.isLocal') AND id IN (SELECT value FROM json_each(${JSON.stringify(eventIds)}))`,
@@ -130,19 +130,19 @@ function createReads(db: Database) {
   };
 }
 
-/** Long entries fill the room of a request soon, short ones late: the pages grow. */
+/** Rows of a page, which grows: a few long entries fill a request, or very many short ones. */
 const pageMin = 128;
 const pageMax = 512;
-/** More stops than that a listing does not show again. */
+/** Stops from before a prompt that are kept apart: a listing does not show more of them again. */
 const earlierMax = 1_000;
 
-/** So far before the cursor everything has been seen, and may be pruned since: it is not news when a listing shows it again. */
+/** Whether an entry is so far before the cursor that it has been seen, and may be pruned since: it is not new when a listing shows it. */
 const isLongSeen = ({ cursor, remoteId }: Session, at: Millis | null): boolean =>
   at !== null && cursor !== null && remoteId !== null && at < cursor - logTailMs;
 
 /**
- * Returns the entries that are new, or were processed just now: a known one only ever goes from queued to processed, and stands then
- * where it arrived as that, for of what happened in the same millisecond it decides what came before.
+ * Upserts entries; returns those that are new, or were processed just now. A known entry only ever goes from queued to processed, and then
+ * takes the place where it arrived as processed, since arrival decides the order within one millisecond.
  */
 function createUpsert(db: Database) {
   const { values } = statements(db);
@@ -159,13 +159,13 @@ function createUpsert(db: Database) {
 }
 
 /**
- * Processed entries never change again. Of a listing most are stored already, for it looks back beyond the cursor: their ids are kept in
- * memory, as far as this life has seen them.
+ * Ids of processed entries, which never change again, in memory, as far as this process has seen them: most entries of a listing are
+ * stored already, since it looks back beyond the cursor.
  */
 function createSettled() {
   const sessions = new Map<string, Set<string>>();
   return {
-    /** Those that are not, each once, as it was seen processed, or last; from now on they are. */
+    /** The entries that are not settled, each once, as processed or else as seen last; processed ones are settled from now on. */
     take(sessionId: string, events: readonly SessionEvent[]): SessionEvent[] {
       const ids = sessions.get(sessionId) ?? new Set();
       const fresh = new Map<string, SessionEvent>();

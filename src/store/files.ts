@@ -7,7 +7,7 @@ import type { Millis, SessionEvent } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 
-/** A file is listed some seconds after the turn that made it: so long after that it is looked for, and again. */
+/** Waits before the looks, one after the other, since a file is listed some seconds after the turn that made it. */
 export const looksMs: readonly Millis[] = [1_500, 5_000, 20_000];
 
 export type Files = ReturnType<typeof createFiles>;
@@ -17,7 +17,7 @@ export function createFiles(db: Database) {
   const giveUp = (sessionId: string) => run`DELETE FROM file_looks WHERE session_id = ${sessionId}`;
   const looks = (sessionId: string) => value<number>`SELECT looks FROM file_looks WHERE session_id = ${sessionId}`;
   return {
-    /** Takes notice of new entries of a session's log; part of the caller's transaction. True where files are to be looked for. */
+    /** Notes new entries of a session's log; part of the caller's transaction. True where files are to be looked for. */
     note(sessionId: string, added: readonly SessionEvent[]): boolean {
       if (added.some(({ type }) => type === "tool_result"))
         return (
@@ -40,7 +40,7 @@ export function createFiles(db: Database) {
       else run`UPDATE file_looks SET looks = ${taken} WHERE session_id = ${sessionId}`;
       return next ?? null;
     },
-    /** Nothing is to be had from this session any more. */
+    /** Ends the looks: no more files can be had from this session. */
     giveUp,
     isDone: (sessionId: string, fileId: string) =>
       has`SELECT 1 FROM files WHERE session_id = ${sessionId} AND id = ${fileId}`,

@@ -1,12 +1,12 @@
 /**
- * A conversation is deleted: its rows here now, the session at Claude with its files by the next sync, for which `settings`
- * remembers what is owed. What was asked and said in it is blanked; the rows stay, they still know what was done.
+ * Deletes a conversation: its rows here now, the session at Claude with its files by the next sync, which finds it in `settings`. The texts
+ * of its messages are blanked; the rows of the inbox and the outbox stay, as they still know what was done.
  */
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 import { createSettings } from "./remembered.ts";
 
-/** What was chosen for the chat outlives its conversations. */
+/** Settings that were chosen for the chat, and outlive its conversations. */
 export const lastingKeys = ["model", "effort", "verbose"] as const;
 
 export const emptyContent = `{"kind":"empty","what":"disappeared"}`;
@@ -14,7 +14,7 @@ export const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"fil
 
 type Row = { readonly chatKey: string; readonly remoteId: string | null; readonly context: string };
 
-/** Part of the caller's transaction. */
+/** Deletes one conversation, as part of the caller's transaction. */
 export function forgetSession(db: Database, id: string): void {
   const { get, run } = statements(db);
   const session = get<Row>`SELECT chat_key AS chatKey, remote_id AS remoteId, context FROM sessions WHERE id = ${id}`;
@@ -40,7 +40,7 @@ export function forgetSession(db: Database, id: string): void {
   run`DELETE FROM sessions WHERE id = ${id}`;
 }
 
-/** Everything that was ever said in a chat, as far as it is over, and what was set in it. */
+/** Deletes everything that was ever said in a chat, as far as it is over, and its reminders. */
 export function forgetChat(db: Database, chatKey: string): void {
   const { values, run } = statements(db);
   for (const id of values<string>`SELECT id FROM sessions WHERE chat_key = ${chatKey}`) forgetSession(db, id);
@@ -49,7 +49,7 @@ export function forgetChat(db: Database, chatKey: string): void {
   run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at IS NOT NULL AND why <> 'mark'`;
 }
 
-/** Conversations that were not used since, and in which nothing is open. */
+/** Deletes conversations that were not used since `before`, and in which nothing is open; returns their number. */
 export function forgetUnused(db: Database, before: number, chatKey: string | null = null): number {
   const { values } = statements(db);
   const ids = values<string>`SELECT id FROM sessions WHERE used_at < ${before} AND chat_key = coalesce(${chatKey}, chat_key)

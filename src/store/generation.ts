@@ -15,7 +15,7 @@ export function createGeneration(db: Database, counters: Counters, home: string)
   const beside = readNumber(file);
   const here = counters.get("generation");
   let number = Math.max(beside, here);
-  /** As the transaction at work has it, and the one before. */
+  /** The number as the transaction at work has it, and as it was committed last. */
   let [written, committed] = [here, here];
   db.onRollback(() => (written = committed));
   let isSetBack = beside > here;
@@ -31,18 +31,18 @@ export function createGeneration(db: Database, counters: Counters, home: string)
     return grown;
   };
   return {
-    /** The database has lost what it had when the file was written. Until `acknowledge`. */
+    /** True where the database lacks rows that it had when the file was written, until `acknowledge`. */
     isSetBack: (): boolean => isSetBack,
-    /** Part of the caller's transaction; nothing before a loss is acknowledged. */
+    /** Makes the number grow, as part of the caller's transaction; does nothing before a loss is acknowledged. */
     advance(): void {
       if (!isSetBack) grow();
     },
-    /** The chats know of the loss, with the caller's transaction. Returns the number that stands for it. */
+    /** The chats were told of the loss, in the caller's transaction. Returns the number that stands for the loss. */
     acknowledge: grow,
   };
 }
 
-/** Best effort: a file that is behind says nothing. */
+/** Writes the file as best it can: a file that is behind the database only shows no loss. */
 function keep(file: string, number: number): void {
   try {
     writeFileSync(file, `${number}\n`, { mode: 0o600 });
@@ -51,7 +51,7 @@ function keep(file: string, number: number): void {
   }
 }
 
-/** 0 where there is none, or none that can be read. */
+/** The number in the file; 0 where there is no file, or none that can be read. */
 function readNumber(file: string): number {
   try {
     const number = Number(readFileSync(file, "utf8"));

@@ -1,9 +1,9 @@
 /**
- * The durable inbox: what was accepted from Signal and is owed an outcome.
+ * The durable inbox: messages that were accepted from Signal and are owed an outcome.
  *
- *   accept ─▶ open ─▶ done: answered | failed | cancelled        commands and answers are done with the decision that they are
+ *   accept ─▶ open ─▶ done: answered | failed | cancelled        commands and answers are done with the decision about them
  *
- * What is asked of Claude for a row is its post (`posts.ts`).
+ * The request to Claude for a row is its post (`posts.ts`).
  */
 import { createHash } from "node:crypto";
 import type { Outcome } from "../core/changes.ts";
@@ -28,7 +28,7 @@ export type InboxRow = {
 
 const fields = ["id", "kind", "envelope", "versions", "state", "told", "receivedAt"] as const;
 
-/** Two texts within one millisecond are two messages. */
+/** Tells apart two texts that were sent within one millisecond, which are two messages. */
 const digest = (text: string): string => createHash("sha256").update(text).digest("hex").slice(0, 12);
 
 export type Inbox = ReturnType<typeof createInbox>;
@@ -42,7 +42,7 @@ export function createInbox(db: Database) {
       INSERT INTO inbox (key, chat_key, kind, envelope, versions, state, received_at)
       VALUES (${key}, ${envelope.chat ? chatKey(envelope.chat) : "none"}, ${kind}, ${JSON.stringify(envelope)},
         ${JSON.stringify([envelope.sentAt])}, 'open', ${now}) ON CONFLICT (key) DO NOTHING RETURNING id`;
-  /** The prompt that was written last: taken as it came, it needs no second write. */
+  /** The prompt that was written last: a decision that takes it as it came needs no second write. */
   let last: { readonly id: number; readonly envelope: Envelope } | null = null;
   return {
     /** The new row; null when the same message is there already (a redelivery). */
@@ -53,7 +53,7 @@ export function createInbox(db: Database) {
       if (id !== null || text === undefined) return id;
       const known = one`WHERE key = ${key}`;
       const knownText = known && textOf(known.envelope)?.text;
-      // What has disappeared meanwhile tells nothing.
+      // A text that has disappeared meanwhile cannot be compared.
       if (typeof knownText !== "string" || knownText === text) return null;
       return insert(`${key}|${digest(text)}`, kind, envelope, now);
     },
@@ -82,7 +82,7 @@ export function createInbox(db: Database) {
     /** The newest ended message that this time of sending names. */
     ended: (chat: string, sentAt: Millis) =>
       one`WHERE chat_key = ${chat} AND kind = 'prompt' AND state = 'done' AND envelope ->> '$.sentAt' = ${sentAt} ORDER BY id DESC LIMIT 1`,
-    /** The row is a prompt, with this message, which may be another than the one that was written. */
+    /** Makes the row a prompt with this message, which may be another than the one that was written. */
     open(id: number, envelope: Envelope, versions: readonly Millis[]): void {
       if (last?.id !== id || last.envelope !== envelope || versions.length > 1)
         run`UPDATE inbox SET kind = 'prompt', envelope = ${JSON.stringify(envelope)}, versions = ${JSON.stringify(versions)}

@@ -1,4 +1,4 @@
-/** What files of projects were before a turn changed them. Their bytes lie in the home, by hash: `projects/undo.ts`. */
+/** Files of projects as they were before a turn changed them. Their bytes lie in the home, by hash: `projects/undo.ts`. */
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { table } from "./statements.ts";
@@ -7,13 +7,13 @@ export type Kept = {
   readonly sessionId: string;
   /** The canonical folder of the project. */
   readonly root: string;
-  /** From the folder on. */
+  /** Path of the file, from the project's folder on. */
   readonly path: string;
   readonly turn: string;
   /** The hash of the bytes; null where there was no file. */
   readonly before: string | null;
   readonly bytes: number;
-  /** The hash of what Claude left. */
+  /** The hash of the bytes that Claude left. */
   readonly after: string;
   readonly at: Millis;
 };
@@ -27,12 +27,12 @@ export function createKept(db: Database) {
   return {
     get: (sessionId: string, root: string, path: string, turn: string) =>
       one`WHERE session_id = ${sessionId} AND root = ${root} AND path = ${path} AND turn = ${turn}`,
-    /** The first state of a turn stays; what Claude left is always the newest. */
+    /** Keeps the first state of a turn; `after` is always the newest. */
     put: (kept: Kept): void =>
       void run`INSERT INTO kept (session_id, root, path, turn, before, bytes, after, at)
         VALUES (${kept.sessionId}, ${kept.root}, ${kept.path}, ${kept.turn}, ${kept.before}, ${kept.bytes}, ${kept.after},
           ${kept.at}) ON CONFLICT (session_id, root, path, turn) DO UPDATE SET after = excluded.after`,
-    /** The last turn that changed something there. */
+    /** The files that the last turn changed in the folder. */
     lastTurn(sessionId: string, root: string): readonly Kept[] {
       const last = one`WHERE session_id = ${sessionId} AND root = ${root} ORDER BY seq DESC LIMIT 1`;
       return last === null
@@ -44,7 +44,7 @@ export function createKept(db: Database) {
       many`WHERE seq IN (SELECT min(seq) FROM kept WHERE session_id = ${sessionId} AND root = ${root} GROUP BY path) ORDER BY path`,
     drop: ({ sessionId, root, path, turn }: Kept): void =>
       void run`DELETE FROM kept WHERE session_id = ${sessionId} AND root = ${root} AND path = ${path} AND turn = ${turn}`,
-    /** Drops what is older than `before`, then the oldest turns until the rest has at most `bytesMax`. */
+    /** Drops rows older than `before`, then the oldest turns until the rest has at most `bytesMax`. */
     prune(before: Millis, bytesMax: number): void {
       run`DELETE FROM kept WHERE at < ${before}`;
       for (;;) {

@@ -10,7 +10,7 @@ import { schema } from "./schema.ts";
 
 export const newestVersion = 17;
 
-/** By the version that they lead on from. */
+/** The steps, by the version that each leads on from. */
 const steps: { readonly [version: number]: string } = {
   1: nativeSchema[0],
   3: `
@@ -135,7 +135,7 @@ export function migrate(db: Database): void {
     );
   if (version === newestVersion) return;
   const missing = Object.entries(steps).flatMap(([from, sql]) => (Number(from) >= version ? sql : []));
-  // All or none, and one wait for the disk.
+  // A single transaction: all steps or none, and one wait for the disk.
   db.transaction(() => {
     for (const sql of [...(version === 0 ? nativeSchema : missing), schema]) db.exec(sql);
     db.exec(`PRAGMA user_version = ${newestVersion}`);

@@ -5,8 +5,8 @@
  *             ▲         │ not sent for sure, or outcome unknown (counted): again, with the same timestamp
  *             └─────────┘
  *
- * Why a message exists is typed: `why`, `session_id`, `subject` and `part` are its identity, so that it exists once. An edit names its
- * message by the timestamp chosen for it; the send loop puts the newest version's on Signal in its place.
+ * The reason of a message is typed: `why`, `session_id`, `subject` and `part` are its identity, so that it exists once. An edit names its
+ * message by the timestamp chosen for it, which the send loop replaces by the timestamp on Signal of the newest version.
  */
 import type { Stage, Subject, Why as Reason } from "../core/changes.ts";
 import type { Chat, Millis, OutboundBody } from "../core/model.ts";
@@ -14,7 +14,7 @@ import { chatKey } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { table } from "./statements.ts";
 
-/** Besides what a decision says: previews, marks on the messages of people, files that Claude made, messages of the command line, what Signal tells the owner. */
+/** Reasons of a decision, and of previews, marks on people's messages, Claude's files, the command line, Signal's news for the owner. */
 export type OutboxWhy = Reason | "draft" | "below" | "mark" | "file" | "send" | "notice";
 
 export type OutboxRow = {
@@ -80,7 +80,7 @@ export function createOutbox(db: Database) {
       many`WHERE why IN ('ask', 'reminder') AND session_id = ${sessionId} ORDER BY id DESC LIMIT ${questionsMax}`,
     has: (why: OutboxWhy, subject: string) =>
       has`SELECT 1 FROM outbox WHERE why = ${why} AND session_id = '' AND subject = ${subject} LIMIT 1`,
-    /** Something of ours is known by this timestamp on Signal. */
+    /** Whether a message of ours has this timestamp on Signal. */
     isSaid: (timestamp: Millis) => has`SELECT 1 FROM outbox WHERE signal_timestamp = ${timestamp} LIMIT 1`,
     /** The message for which this timestamp was chosen. */
     byTimestamp: (timestamp: Millis) => one`WHERE timestamp = ${timestamp}`,
@@ -89,7 +89,7 @@ export function createOutbox(db: Database) {
       one`WHERE why = 'draft' AND session_id = '' AND subject = ${subject} AND part > 0 AND (state = 'sent' OR fault = 'send_uncertain') ORDER BY part DESC LIMIT 1`,
     markSending: (id: number, now: Millis) =>
       run`UPDATE outbox SET state = 'sending', attempts = attempts + 1, sending_at = coalesce(sending_at, ${now}) WHERE id = ${id}`,
-    /** What it carried is with Signal now. Nothing where it has been taken back meanwhile; so the next. */
+    /** Marks a message as sent and drops its files. Does nothing where it has been taken back meanwhile; nor does `markFailed`. */
     markSent,
     markFailed: (id: number, code: string, now: Millis) =>
       run`UPDATE outbox SET state = 'failed', fault = ${code}, done_at = ${now} WHERE id = ${id} AND done_at IS NULL`,
@@ -104,7 +104,7 @@ export function createOutbox(db: Database) {
   };
 }
 
-/** Marks wait for the messages before them, and delay none; what became of one is written late. */
+/** A mark waits for the messages before it and delays none; that it was sent is written late. */
 function createMarks(
   db: Database,
   nextOf: (chat: string) => readonly OutboxRow[],
@@ -123,12 +123,12 @@ function createMarks(
       const rows = nextOf(chat);
       const marks = rows.filter(({ why }) => why === "mark");
       const first = marks.find(({ id }) => id > lastShown(chat));
-      // All of these are only to be recorded: which comes behind them?
+      // All of `marks` are sent and only to be recorded: the mark to send comes behind them.
       const mark = first ?? (marks.length < marksAtOnce ? null : markAfter(chat, lastShown(chat)));
       const message = rows.find(({ why }) => why !== "mark");
       return mark !== null && (message === undefined || message.id > mark.id) ? mark : null;
     },
-    /** A reaction is with Signal: the next commit, whichever it is, records it. One that is sent again after a crash takes the place of itself. */
+    /** A reaction was sent: the next commit, whichever it is, records it. A reaction that is sent again after a crash replaces itself. */
     markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
       shown.set(id, chatKey);
       db.alongside(() => {
@@ -136,11 +136,11 @@ function createMarks(
         db.afterCommit(() => shown.delete(id));
       });
     },
-    /** Of all messages, marks included. */
+    /** Messages that are still to be sent, marks included: their number, and when the oldest was added. */
     pending(): { readonly count: number; readonly oldestAt: Millis | null } {
       const open = get<{ count: number; oldestAt: Millis | null }>`
         SELECT count(*) AS count, min(created_at) AS oldestAt FROM outbox WHERE done_at IS NULL`;
-      // One that the transaction at work records is counted as done already.
+      // A mark that the transaction at work records is counted as done already.
       const isOpen = (id: number): boolean => has`SELECT 1 FROM outbox WHERE id = ${id} AND done_at IS NULL`;
       const count = (open?.count ?? 0) - [...shown.keys()].filter(isOpen).length;
       return { count, oldestAt: count > 0 ? (open?.oldestAt ?? null) : null };
@@ -148,13 +148,13 @@ function createMarks(
   };
 }
 
-/** Mostly one is to be shown, and the one before to be recorded. */
+/** Marks read at once: mostly one is to be sent, and the one before it to be recorded. */
 const marksAtOnce = 2;
 
 /** A question, its reminder, and what was left of it after each answer; older versions had up to five open. */
 const questionsMax = 20;
 
-/** Clocks are set back by less than this as a rule; phones take what is dated so far ahead. */
+/** Clocks are set back by less than this as a rule; phones take a message that is dated so far ahead. */
 const aheadMs: Millis = 10 * 60_000;
 
 /** The columns of a subject. */
@@ -194,12 +194,12 @@ export function createAdding(db: Database) {
       ON CONFLICT (why, session_id, subject, part) DO NOTHING`;
     return added > 0;
   };
-  /** Takes back what has surely not gone out; false where it has, or may have. */
+  /** Takes back a message that has surely not gone out; false where it has, or may have. */
   const supersede = (id: number, now: Millis): boolean =>
     run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
       WHERE id = ${id} AND state = 'queued' AND attempts = 0` > 0;
   return {
-    /** The code for which one of these was given up; null where none was. */
+    /** The fault for which a message with this reason and subject was given up; null where none was. */
     faultOf: (why: OutboxWhy, subject: string) =>
       value<string>`SELECT fault FROM outbox WHERE why = ${why} AND session_id = '' AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
     add,

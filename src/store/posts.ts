@@ -43,7 +43,7 @@ export function createPosts(db: Database, onAsked: () => void) {
   };
   const many = (...where: Parameters<typeof rows.many>): PostRow[] => rows.many(...where).map(standing);
   return {
-    /** Nothing where the same request was made before; but an answer that was refused makes room for another. */
+    /** Adds a post; does nothing where the same request was made before, but an answer that was refused makes room for another. */
     add: (sessionId: string, kind: Request["kind"], subject: string, request: Request | null, now: Millis) =>
       run`INSERT INTO posts (session_id, kind, subject, request, state, created_at)
         VALUES (${sessionId}, ${kind}, ${subject}, ${request && JSON.stringify(request)}, 'queued', ${now})
@@ -65,7 +65,7 @@ export function createPosts(db: Database, onAsked: () => void) {
     dueSessions: () =>
       values<string>`SELECT session_id FROM posts WHERE state <> 'done' AND state <> 'waiting'
         GROUP BY session_id ORDER BY min(id)`,
-    /** Some question waits for a person. */
+    /** Whether any turn waits for a person. */
     isWaiting: () => has`SELECT 1 FROM posts WHERE state <> 'done' AND state = 'waiting' LIMIT 1`,
     isOpen: (id: number) => has`SELECT 1 FROM posts WHERE id = ${id} AND state <> 'done'`,
     isConfirmed: (subject: string) =>
@@ -78,12 +78,12 @@ export function createPosts(db: Database, onAsked: () => void) {
       onAsked();
     },
     /**
-     * Likewise, where nothing can be looked up after a crash and the mark would tell nothing: in memory, until the next, or `end`. The
-     * rows are read as `posting` meanwhile.
+     * The posts go out, kept in memory until the next `begin`, or `end`: for a line that cannot look anything up after a crash, so that
+     * `markPosting` would be of no use. The rows are read as `posting` meanwhile.
      */
     begin: (sessionId: string, ids: readonly number[]): void => void underWay.set(sessionId, ids),
     end: (sessionId: string): void => void underWay.delete(sessionId),
-    /** The post is in the log. Any but a prompt is over with that. Returns what it was; null where it is over already. */
+    /** The post is in the log, which ends any post but a prompt. Returns its kind and subject; null where it is over already. */
     markPosted(id: number, eventId: string | null): Pick<PostRow, "kind" | "subject"> | null {
       const row = get<
         Pick<PostRow, "kind" | "subject">
@@ -108,7 +108,7 @@ export function createPosts(db: Database, onAsked: () => void) {
       run`UPDATE posts SET tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finish: (id: number) =>
       run`UPDATE posts SET state = 'done', request = NULL, posted_at = iif(kind = 'prompt', posted_at, coalesce(posted_at, 0)) WHERE id = ${id}`,
-    /** As if it had never gone out (no time says that it did): what it answered is unanswered. Its tries are kept. */
+    /** Ends the post as if it had never gone out (without `posted_at`), so that the tool use is unanswered. The tries are kept. */
     reopen: (id: number, tries: Post["tries"]) =>
       run`UPDATE posts SET state = 'done', request = NULL, posted_at = NULL, tries = ${JSON.stringify(tries)} WHERE id = ${id}`,
     finishPrompt: (inboxId: number) =>

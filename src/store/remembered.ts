@@ -2,38 +2,38 @@
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
 
-/** What is remembered once. */
+/** Keys of values that exist once. */
 type Single = "alive_at" | "device_tag";
 
-/** What is remembered of a thing, and what its value says. */
+/** Kinds of values that a thing has by its id: the thing, and the meaning of the value. */
 type Kind =
-  /** Of a number: the account that it belonged to when it was first heard. */
+  /** Number: the account that it belonged to when it was first heard. */
   | "account"
-  /** Of an addressee (`core/guests.ts`): allowed in the chat. */
+  /** Addressee (`core/guests.ts`): allowed in the chat. */
   | "allow"
-  /** Of a chat: what was chosen for it, as JSON, while it has no conversation. */
+  /** Chat: the settings chosen for it, as JSON, while it has no conversation. */
   | "chosen"
-  /** Of a session: its making was asked for, and not answered yet. */
+  /** Session: its making was asked for, and not answered yet. */
   | "creating"
-  /** Of a chat: the last message that was announced as waiting. */
+  /** Chat: the last message that was announced as waiting. */
   | "digest"
-  /** Of a session at Claude: it is to be deleted there. */
+  /** Session at Claude: it is to be deleted there. */
   | "forget"
-  /** Of a session: tools that run without a question, as JSON. */
+  /** Session: tools that run without a question, as JSON. */
   | "granted"
-  /** Of an account id or a number: the name that the person goes by; of `group:` and an id, the group's. */
+  /** Account id or number: the name that the person goes by; `group:` and an id: the group's name. */
   | "name"
-  /** Of a message: work on files that it asked for, as JSON. */
+  /** Message: work on files that it asked for, as JSON. */
   | "owed"
-  /** Of a chat: the project that is open in it; blank where it was left. */
+  /** Chat: the project that is open in it; blank where it was left. */
   | "project"
-  /** Of a person: on which day the owner was told that they wrote and may not ask. */
+  /** Person: the day on which the owner was told that they wrote and may not ask. */
   | "refused"
-  /** Of a session: what its log has at the next listing was said before the database was set back. */
+  /** Session: the entries of its next listing were dealt with before the database was set back. */
   | "said"
-  /** Of a chat: seconds until its messages disappear. */
+  /** Chat: seconds until its messages disappear. */
   | "timer"
-  /** Of a person: when they were told what this is. */
+  /** Person: when they were welcomed, in Unix ms. */
   | "welcomed";
 
 export type Key = Single | `${Kind}:${string}`;
@@ -47,7 +47,7 @@ export function createSettings(db: Database) {
     set: (key: Key, value: string) =>
       run`INSERT INTO settings (key, value) VALUES (${key}, ${value}) ON CONFLICT (key) DO UPDATE SET value = excluded.value`,
     remove: (key: Key) => run`DELETE FROM settings WHERE key = ${key}`,
-    /** Of which things this is remembered, by their ids. */
+    /** The ids of the things that have a value of this kind. */
     idsOf: (kind: Kind): string[] =>
       values<string>`SELECT key FROM settings WHERE key >= ${`${kind}:`} AND key < ${`${kind};`}`.map((key) =>
         key.slice(kind.length + 1),

@@ -1,5 +1,5 @@
 /**
- * How long things are kept. What is owed (open rows, and the log of a session that has one) stays whatever its age.
+ * How long things are kept. Open rows, and the log of a session that has one, stay whatever their age.
  *
  * | what                       | until                                                                             |
  * |----------------------------|-----------------------------------------------------------------------------------|
@@ -25,7 +25,7 @@ export function noteTimer(settings: Settings, chatKey: string, seconds: number |
   else settings.remove(`timer:${chatKey}`);
 }
 
-/** Disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older are blanked. */
+/** Blanks disappearing messages: in each chat with a timer, envelopes, our messages and the log's texts that are older than the timer. */
 export function forget(db: Database, now: Millis): void {
   const { run } = statements(db);
   const settings = createSettings(db);
@@ -51,11 +51,11 @@ export function forget(db: Database, now: Millis): void {
       blanked += forgetUnused(db, before, chatKey);
     });
   }
-  // The log of changes still holds what was blanked.
+  // The write-ahead log still holds the texts that were blanked.
   if (blanked > 0) db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
-/** Every table but the transport's own; its sessions at Claude are owed a deletion, which the next sync does. */
+/** Empties every table but the transport's own; the next sync deletes the sessions at Claude. */
 export function forgetAll(db: Database): void {
   const sql =
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'signal_*'";
@@ -63,12 +63,12 @@ export function forgetAll(db: Database): void {
   const owed = db.all<{ id: string }>("SELECT remote_id AS id FROM sessions WHERE remote_id IS NOT NULL");
   db.transaction(() => {
     db.exec("PRAGMA defer_foreign_keys = ON");
-    // What tells a database that was set back counts on.
+    // The counter `generation` goes on, since it tells that a database was set back.
     for (const { name } of tables)
       db.exec(`DELETE FROM "${name}"${name === "counters" ? " WHERE name <> 'generation'" : ""}`);
     for (const { id } of owed) db.run("INSERT INTO settings (key, value) VALUES (?, '1')", `forget:${id}`);
   });
-  // The log of changes still holds what was said.
+  // The write-ahead log still holds the texts that were deleted.
   db.afterCommit(() => db.exec("PRAGMA wal_checkpoint(TRUNCATE)"));
 }
 
@@ -76,8 +76,8 @@ export function forgetAll(db: Database): void {
 export const logTailMs: Millis = 24 * 3_600_000;
 
 /**
- * What the Messages API can be sent of a conversation, twice over: the budget counts tokens of about 3 bytes
- * (`claude/history.ts`), and an entry has a frame around its text. Whole blocks, pictures among them, go by age alone: their words stay.
+ * Twice the bytes of a conversation that the Messages API can be sent: the budget counts tokens of about 3 bytes (`claude/history.ts`),
+ * and an entry has a frame around its text. Whole blocks, pictures among them, go by age alone: their words stay.
  */
 const historyBytes = 2 * 3 * 100_000;
 
@@ -85,8 +85,8 @@ const historyBytes = 2 * 3 * 100_000;
 export const pruneMax = 500;
 
 /**
- * Removes what is older than `before` and of no use any more; returns the number of rows. From `pruneMax` on there is more: the logs
- * come first, in parts; the rest goes together, so that no reply outlives its row.
+ * Removes rows that are older than `before` and of no use any more; returns their number. From `pruneMax` on there are more: the logs come
+ * first, in parts; the rest goes together, so that no reply outlives its row.
  */
 export function prune(db: Database, before: Millis): number {
   const { run } = statements(db);

@@ -1,4 +1,4 @@
-/** What people have set for later: a row is there until its time has come, or until it is taken back; a repeated one moves on. */
+/** Reminders that are set: a row is there until its time has come, or until it is taken back; a repeated one moves to its next time. */
 import { chatKey, type Millis, type Reminder, type ReminderPlan } from "../core/model.ts";
 import { personOf } from "../core/spend.ts";
 import type { Database } from "./database.ts";
@@ -16,9 +16,9 @@ export function createReminders(db: Database) {
         VALUES (${chatKey(chat)}, ${JSON.stringify(chat)}, ${personOf(source)}, ${JSON.stringify(source)}, ${number},
           ${plan.kind}, ${plan.text}, ${plan.rule}, ${plan.timeZone}, ${plan.dueAt}, ${now})`,
     ofChat: (chat: string) => many`WHERE chat_key = ${chat} ORDER BY number`,
-    /** In all chats. */
+    /** How many reminders a person has in all chats. */
     countOf: (person: string) => value<number>`SELECT count(*) FROM reminders WHERE person = ${person}` ?? 0,
-    /** Those whose time has come, the earliest first. Asked each second: while none is near, it reads nothing. */
+    /** Reminders whose time has come, the earliest first. Asked each second: while none is due, this reads nothing. */
     due(now: Millis, most: number): readonly Reminder[] {
       const first = value<Millis>`SELECT min(due_at) FROM reminders`;
       return first === null || first > now ? [] : many`WHERE due_at <= ${now} ORDER BY due_at, id LIMIT ${most}`;

@@ -1,4 +1,4 @@
-/** The tables of a new database, and of every older one once its steps are done (`migrations.ts`). Those of the native transport are its own. */
+/** The tables of a new database, and of every older one once its steps are done (`migrations.ts`). The native transport has its own. */
 
 export const schema = `
 -- One conversation with Claude, bound to one chat. The remote truth is its event log; context is the small settings.

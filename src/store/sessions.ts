@@ -63,9 +63,9 @@ function createReads(db: Database) {
   return {
     get: byId,
     active: (chat: string) => one`WHERE chat_key = ${chat} AND state = 'active'`,
-    /** By our id or the remote one. */
+    /** The session by our id or the remote one. */
     find: (id: string) => byId(id) ?? one`WHERE remote_id = ${id}`,
-    /** Newest first, at most `max`. */
+    /** Sessions of all chats, newest first, at most `max`. */
     list: (max: number) => many`ORDER BY used_at DESC LIMIT ${max}`,
     ofChat: (chat: string, max: number) => many`WHERE chat_key = ${chat} ORDER BY used_at DESC LIMIT ${max}`,
     /**

@@ -1,4 +1,4 @@
-/** Who spent what: it is noted with the log that says so, and read for `/usage` and for the limit of a day. */
+/** The spending of each person: noted with the log entries that tell it, and read for `/usage` and for the limit of a day. */
 import type { Envelope, Millis, Session, SessionEvent } from "../core/model.ts";
 import { personOf, usageText, type Spend } from "../core/spend.ts";
 import { dayOf } from "../core/when.ts";
@@ -6,13 +6,13 @@ import type { Store } from "./store.ts";
 
 type World = {
   readonly now: () => Millis;
-  /** Days end at midnight there. */
+  /** The zone at whose midnight a day ends. */
   readonly timeZone: string;
-  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  /** The most that a person's questions may cost in a day, in US cents; null without a limit. */
   readonly spendLimitCents: number | null;
 };
 
-/** Whose question it was that cost so much: the one that these entries begin with, or the last of the session. */
+/** Notes usage for the person whose question caused it: the question that these entries begin with, or the last of the session. */
 export function noteUsage(
   store: Store,
   { now, timeZone }: World,
@@ -43,7 +43,7 @@ export function spendOf(
   return { limitCents, cents, until: `midnight (${timeZone})`, subject, isTold: outbox.has("spend", subject) };
 }
 
-/** What a person used; and where the owner asks, all. */
+/** The usage of a person, in words; in Note to Self also that of all people. */
 export function usedBy(
   { usage }: Store,
   { now, timeZone }: World,

@@ -3,12 +3,12 @@ import { tablesRead, type Database, type Holds, type Row, type SqlValue } from "
 
 type Tag<T> = (text: TemplateStringsArray, ...params: SqlValue[]) => T;
 
-/** Tables whose rows one message asks for over and over. The daemon alone writes them; */
+/** Tables whose rows one message asks for over and over, and that the daemon alone writes. */
 const ownTables = ["inbox", "outbox", "posts", "reminders", "sessions", "calls", "counters", "file_looks"];
-/** but a command beside it may write these, though not within a transaction. */
+/** A table like those that a command beside the daemon may write, too, though not within a transaction of the daemon. */
 const sharedTables = ["settings"];
 
-/** How long a `SELECT` of these tables holds; null for any other. */
+/** How long the result of a `SELECT` of these tables is kept; null for any other statement. */
 function holds(sql: string): Holds | null {
   const tables = tablesRead(sql);
   const isAmong = (names: readonly string[]): boolean => tables.every((name) => names.includes(name));
@@ -16,7 +16,7 @@ function holds(sql: string): Holds | null {
   return isAmong(ownTables) ? "always" : isAmong([...ownTables, ...sharedTables]) ? "transaction" : null;
 }
 
-/** What is made of each, kept: a message asks for the same over and over. */
+/** Makes a value once for each key and keeps it, as a message asks for the same over and over. */
 function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
   const made = new Map<K, T>();
   return (key) => {
@@ -30,7 +30,7 @@ function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
 
 /**
  * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
- * `one` and `many` read whole rows, so that their text begins where `select` ends. What a read resolves to may be shared.
+ * `one` and `many` read whole rows, so that their text begins where `select` ends. The result of a read may be shared.
  */
 export function statements<Item = Row>(db: Database, select = "", toItem = (row: Row) => row as Item) {
   const reading = <T>(start: string, read: (sql: string, params: readonly SqlValue[]) => T): Tag<T> => {

@@ -26,7 +26,7 @@ import { createUsage } from "./usage.ts";
 export type Store = Awaited<ReturnType<typeof openStore>>;
 
 export type StoreOptions = {
-  /** The daemon takes the home for itself; a command that only looks does not. */
+  /** True for the daemon, which takes the home for itself; false for a command that only looks. */
   readonly isExclusive: boolean;
 };
 
@@ -57,7 +57,7 @@ export async function openStore(home: string, options: StoreOptions) {
       drafts: createDrafts(db),
       sessions: createSessions(db),
       files: createFiles(db),
-      /** The journal of what Claude asked to do on this machine, and what files were before. */
+      /** The journal of what Claude asked to do on this machine, and files as they were before. */
       calls: createCalls(db),
       kept: createKept(db),
       usage: createUsage(db),
@@ -67,9 +67,9 @@ export async function openStore(home: string, options: StoreOptions) {
       generation,
       /** Which file of the database was deleted or replaced since it was opened; null for none. */
       lostFile: files.lost,
-      /** Blanks what the chats' timers say has disappeared. */
+      /** Blanks the texts that have disappeared by the timers of their chats. */
       forget: (now: Millis): void => forget(db, now),
-      /** Removes what is done and older than `before`, in parts: from `pruneMax` on there is more. Returns the number of rows. */
+      /** Removes rows that are done and older than `before`, in parts: from `pruneMax` on there are more. Returns their number. */
       prune: (before: Millis): number => prune(db, before),
       close(): void {
         db.close();
@@ -107,7 +107,7 @@ function refuseLooseHome(home: string): void {
     );
 }
 
-/** One signalman per home. @throws BridgeError `home_in_use` */
+/** Takes the home for this process alone. @throws BridgeError `home_in_use` */
 export async function takeLock(home: string): Promise<{ release(): void }> {
   const file = join(home, "signalman.lock");
   const lock = await holdFile(file);
@@ -134,6 +134,6 @@ function chmodQuietly(file: string): void {
   try {
     chmodSync(file, 0o600);
   } catch {
-    // Not there yet, or a file system without modes: the folder's 0700 protects it.
+    // The file is not there yet, or its file system has no modes: the folder's 0700 protects it.
   }
 }

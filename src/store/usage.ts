@@ -1,4 +1,4 @@
-/** What was used, by conversation, day and person; written with the log that says so. It outlives the conversation: a limit holds for the day. */
+/** Tokens and cost by conversation, day and person, written with the log. Rows outlive the conversation, as a limit holds for the day. */
 import type { SessionEvent } from "../core/model.ts";
 import type { Sum } from "../core/spend.ts";
 import type { Database, Row } from "./database.ts";
@@ -18,14 +18,14 @@ export function createUsage(db: Database) {
   const ofSession = (id: string): Sum => one`WHERE session_id = ${id}` ?? nothing;
   return {
     ofSession,
-    /** From one day to another, both included, of a person or of all. */
+    /** The sum from one day to another, both included, of a person or of all people. */
     between: (from: string, to: string, person: string | null): Sum =>
       (person === null
         ? one`WHERE day BETWEEN ${from} AND ${to}`
         : one`WHERE person = ${person} AND day BETWEEN ${from} AND ${to}`) ?? nothing,
     /** Adds an entry that is new in the log; returns what it added. Part of the caller's transaction. */
     add(sessionId: string, day: string, person: string, { isTotal, ...said }: UsageEvent): Sum {
-      // A sum that comes late is smaller than what is known.
+      // A total that comes late is smaller than the known one, and adds nothing.
       const known = isTotal ? ofSession(sessionId) : nothing;
       const above = (now: number, before: number): number => Math.max(0, now - before);
       const added = {

@@ -1,4 +1,4 @@
-/** What a decision reads, from the rows of one chat, inside its transaction; and what it knows of the world outside of the database. */
+/** The view that a decision reads: the rows of one chat, inside its transaction, and facts of the world outside of the database. */
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
@@ -12,7 +12,7 @@ import type { PostRow } from "./posts.ts";
 import { spendOf, usedBy } from "./spending.ts";
 import type { Store } from "./store.ts";
 
-/** What a decision needs to know of the world outside of the database. */
+/** The world outside of the database, as far as a decision needs it. */
 export type Surroundings = {
   readonly account: () => Account | null;
   readonly now: () => Millis;
@@ -21,29 +21,29 @@ export type Surroundings = {
   readonly isAskedAnew: boolean;
   readonly newId: () => string;
   readonly backend: string;
-  /** The next stamp of a key that is set here. */
+  /** The stamps after a key was set here. */
   readonly stamp: (stamps: Stamps, key: string) => Stamps;
-  /** What a message of a person is marked with; null for no mark. */
+  /** The emoji that a message of a person is marked with; null for no mark. */
   readonly emojiOf: (stage: Stage) => string | null;
   /** A message's timestamp here is its identity on Signal. */
   readonly hasOwnTimestamps: boolean;
   /** How far our clock is ahead of Signal's, as far as that is known. */
   readonly skewMs: () => Millis;
   readonly isWelcoming: boolean;
-  /** What is written for this chat now goes out at once. */
+  /** Whether a message that is written for this chat now goes out at once. */
   readonly isSendReady: (chatKey: string) => boolean;
-  /** What a person's questions may cost in a day, in US cents; null without a limit. */
+  /** The most that a person's questions may cost in a day, in US cents; null without a limit. */
   readonly spendLimitCents: number | null;
-  /** Days end at midnight there. */
+  /** The zone at whose midnight a day ends. */
   readonly timeZone: string;
   readonly isOwner: (envelope: Envelope) => boolean;
   /** How long a yes to a call of our own tools may take. */
   readonly patienceMs: Millis;
-  /** The project of this name; or of this chat, where it was not chosen there. */
+  /** The project of this name; or the one that a setting binds this chat to. */
   readonly project: (
     of: { readonly name: string } | { readonly chatKey: string },
   ) => { name: string; model: string | null; backend: string | null } | null;
-  /** A call that `always` frees: an edit of an ordinary file. */
+  /** Whether `always` can free the call from questions: an edit of an ordinary file. */
   readonly mayAlways: (call: Pick<Call, "tool" | "input">) => boolean;
   /** Edits of a project need no yes for an hour; null: of none any more. */
   readonly grantEdits: (project: string | null) => void;
@@ -63,11 +63,11 @@ export type Surroundings = {
     | "projects"
     | "granted"
   >;
-  /** Asserts what must hold after each decision: in tests and simulation. */
+  /** Whether the invariants of a chat are asserted after each decision: in tests and simulation. */
   readonly isChecked: boolean;
   /** Rows of this chat, or posts of these sessions, were written and committed. */
   readonly onTouched: (chatKey: string, sessionIds: readonly string[]) => void;
-  /** Claude is to hear of it: a setting, or that a conversation was deleted. */
+  /** A setting, or the deletion of a conversation, is to be passed on to Claude. */
   readonly onOwed: () => void;
   /** Claude may have made files in this session. */
   readonly onFiles: (sessionId: string) => void;
@@ -75,11 +75,11 @@ export type Surroundings = {
 
 const toPrompt = (row: InboxRow, post: Post | null): Prompt => ({ ...row, post });
 
-/** Which line keeps a conversation, by the settings of now. */
+/** The line that keeps a conversation, by the current settings. */
 const backendOf = (world: Pick<Surroundings, "project" | "backend">, { project }: Session): string =>
   (project === null ? null : world.project({ name: project }))?.backend ?? world.backend;
 
-/** What waits for a yes or no, tools at Claude first, and the question that shows it. */
+/** The tool uses that wait for a yes or no, those at Claude first, and the questions that show them. */
 function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
   const shownBy = (sessionId: string) => {
     const rows = outbox.questions(sessionId);
@@ -90,7 +90,7 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
       const shown = (isWhole ? own : whole).map(
         ({ state, timestamp, signalTimestamp, sendingAt, doneAt, isUncertain }) => ({
           sentAt: signalTimestamp ?? (world.hasOwnTimestamps ? timestamp : null),
-          // People write by Signal's clock. A phone may show the message before its send is over, but never surely before.
+          // Phones date a person's message by Signal's clock. They may have the question before its send is over, but surely only then.
           at: state === "sent" && doneAt !== null ? doneAt - world.skewMs() : null,
           copiesFrom: isUncertain && !world.hasOwnTimestamps ? sendingAt : null,
         }),
@@ -124,11 +124,11 @@ function createAsks({ posts, log, outbox }: Store, world: Surroundings) {
 export function createView(store: Store, world: Surroundings) {
   const { inbox, posts, sessions, log, settings } = store;
   const asksOf = createAsks(store, world);
-  /** `exceptId`: a row that is being decided on, and is open for now. */
+  /** `exceptId`: the row that is being decided on, which is open until that is done. */
   return (chat: Chat, exceptId = 0): View => {
     const key = chatKey(chat);
     const account = world.account();
-    // A decision is made for what has arrived, and nothing arrives before it is known who we are.
+    // A decision follows an arrival, and nothing arrives before our account is known.
     if (account === null) throw new Error("A decision needs the account");
     const active = sessions.active(key);
     const session = active && active.backend === backendOf(world, active) ? active : null;
@@ -205,14 +205,14 @@ function lookOf(store: Store, world: Surroundings, key: string, session: Session
   };
 }
 
-/** What the chat's next conversation is about: the project that was opened there, else the one that a setting binds the group to. */
+/** The project of the chat's next conversation: the one that was opened there, else the one that a setting binds the group to. */
 export function nextProject({ settings }: Store, world: Surroundings, key: string) {
   const named = settings.get(`project:${key}`);
   if (named === "") return null;
   return world.project(named === null ? { chatKey: key } : { name: named });
 }
 
-/** What was chosen for the chat, by the last of its conversations, or that which was deleted. */
+/** The settings chosen for the chat: those of its last conversation, or of the one that was deleted. */
 export function lasting({ db, settings }: Store, key: string, before: Session | undefined): Context {
   const context = before?.context ?? db.read(() => JSON.parse(settings.get(`chosen:${key}`) ?? "{}") as Context);
   return Object.fromEntries(

@@ -137,6 +137,8 @@ test("kill -9 after the yes, before the end: what was done is not done again", a
   await openGarden();
   signal.phoneWrites("note it");
   await hears("Claude wants to");
+  // No yes counts before the question's send is over.
+  while ((await running.status()).outbox.pending > 0);
   signal.phoneWrites("yes");
   const log = join(brain.base, "garden", "log.md");
   while (!existsSync(log) || readFileSync(log, "utf8") === "") await running.status();
