@@ -56,7 +56,7 @@ export type Prompt = {
 export type Shown = {
   /** The message's identity on Signal. */
   readonly sentAt: Millis | null;
-  /** Since when the phones have it. */
+  /** Since when the phones surely have it: its send was over. Null before that. */
   readonly at: Millis | null;
   /** Since when sends of unknown outcome may have left copies under times of their own. */
   readonly copiesFrom?: Millis | null;

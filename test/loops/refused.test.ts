@@ -278,6 +278,35 @@ describe("rule 8: what no prompt of ours bears counts by itself, and has an end"
     expect(bench.daemon().store.posts.dueSessions()).toEqual([]);
   });
 
+  test("a session that cannot be opened keeps the stop and the result that wait for it: they go out once it can", async () => {
+    await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
+    const seen = refuse(bench, "interrupt", 1, "claude_unreachable");
+    bench.signal.owner.write("long work");
+    await bench.until("the work", () => bench.posts.length === 1);
+    for (let count = 0; count < 5; count++) bench.claude().fail("open", { kind: "refuse", code: "claude_model" });
+    bench.signal.owner.write("/stop");
+    await bench.until("the stop", () => seen.length === 2);
+    expect(triesOf(bench)[1]).toMatchObject({ kind: "interrupt", tries: expect.stringMatching(/"outage":[2-9]/u) });
+    bench.signal.owner.write("hello");
+    await bench.until("the answer", () => isSettled(bench));
+    expect(bench.texts().at(-1)).toBe("re: hello");
+  });
+
+  test("a session that could not be reached for as long is given up in words, and the next prompt starts a fresh one", async () => {
+    await using bench = await openBench({ script: (prompt) => [{ pauseMs: 60_000 }, { say: `re: ${prompt}` }] });
+    const seen = refuse(bench, "interrupt", 3, "claude_unreachable");
+    bench.signal.owner.write("long work");
+    await bench.until("the work", () => bench.posts.length === 1);
+    bench.signal.owner.write("/stop");
+    await bench.until("a try", () => seen.length === 1);
+    const { db } = bench.daemon().store;
+    db.exec(`UPDATE posts SET tries = '{"outage":${promptBounds.outage.triesMax - 1}}' WHERE kind = 'interrupt'`);
+    await bench.until("the word", isSaid(bench, "The next message starts a fresh one"));
+    bench.signal.owner.write("hello");
+    await bench.until("the answer", () => isSettled(bench) && bench.texts().at(-1) === "re: hello");
+    expect(bench.world.sessions()).toHaveLength(2);
+  });
+
   test("a yes to what another device's turn asks is asked for once more; then its turn is stopped, in words", async () => {
     await using bench = await openBench({ script });
     bench.signal.owner.write("hello");
