@@ -5,7 +5,7 @@
  *   tool uses that ask ─▶ ask ─▶ answer: yes, no, always ─▶ confirm       expired: reminded of, then a no
  *                           ▲                  └─▶ some of the numbers: the rest is shown again
  */
-import { confirm, goOn, say, waits } from "./changes.ts";
+import { confirm, goOn, say, waits } from "./common-changes.ts";
 import type { Ask, Change, FactOf, Looked, Prompt, QuestionSubject, Shown, View } from "./changes.ts";
 import type { Verdict } from "./inbound.ts";
 import type { Envelope, Millis, SessionEvent, ToolUse } from "./model.ts";

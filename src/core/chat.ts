@@ -19,7 +19,7 @@
  * `checkChat` is asserted in tests and in the simulation; the daemon does not pay for it.
  */
 import { answer, askCalls, expired, isRest, remind, sayAsks } from "./approval.ts";
-import { fail, result, say, underWayIn, withdraw } from "./changes.ts";
+import { fail, result, say, underWayIn, withdraw } from "./common-changes.ts";
 import type { Ask, Change, Fact, FactOf, Prompt, View } from "./changes.ts";
 import { deathOf, endStuck, failed, finishTurn, gone, refusedAnswer, slow } from "./endings.ts";
 import { execute } from "./execute.ts";

@@ -1,6 +1,6 @@
 /** How a message of a person ends: answered, refused, cut or failed; and what its person is told of that. */
 import { callsMax, countTry, faultClass, isLastTry, promptBounds } from "./backoff.ts";
-import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./changes.ts";
+import { fail, finish, refuse, result, say, stop, underWayIn, waits } from "./common-changes.ts";
 import type { Change, FactOf, Prompt, View } from "./changes.ts";
 import { BridgeError, errorRow, toFault, type ErrorCode, type Fault } from "./errors.ts";
 import type { Envelope, Millis, Session, SessionEvent, StopReason } from "./model.ts";

@@ -2,7 +2,8 @@
  * Carries out the commands of the chat. Pure, like all of a decision: a handler reads the view and answers with a text and with changes,
  * which are written in the transaction that also writes the command, so that no message ever waits behind a command.
  */
-import { refuseAll, say, withdraw, type Change, type View } from "./changes.ts";
+import type { Change, View } from "./changes.ts";
+import { refuseAll, say, withdraw } from "./common-changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
 import { efforts, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";

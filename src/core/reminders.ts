@@ -1,5 +1,6 @@
 /** Reminders, and questions that Claude is asked at a set time: how they are set, shown and delivered. `schedule.ts` reads times. */
-import { result, say, type Change, type FactOf, type View } from "./changes.ts";
+import type { Change, FactOf, View } from "./changes.ts";
+import { result, say } from "./common-changes.ts";
 import { wordsOnly, type Envelope, type Millis, type Reminder } from "./model.ts";
 import { shorten } from "./question.ts";
 import { personOf } from "./spend.ts";
