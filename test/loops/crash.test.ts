@@ -61,7 +61,7 @@ test("a prompt whose echo was never seen is found although the clock was set bac
   expect(bench.posts).toEqual(["first", "hello"]);
 });
 
-test("a prompt whose echo was never seen is found although its file cannot be had any more", async () => {
+test("a prompt is built once: one whose echo was never seen is found although its file cannot be had any more", async () => {
   await using bench = await openBench();
   bench.life().killOn("prompt");
   const files = [{ fileName: "note.txt", contentType: "text/plain", base64: "aGVsbG8=" }];

@@ -53,6 +53,30 @@ test("rule 4: while a sync lists a log, the follower waits with its own listing"
   expect(listings.most).toBe(1);
 });
 
+test("rule 4: SYNCING lasts until the log of each conversation in use was caught up with", async () => {
+  await using bench = await openAnswered();
+  bench.signal.faults.cut();
+  await bench.until("the loss", () => bench.state() === "DISCONNECTED");
+  const gate = Promise.withResolvers<void>();
+  const remote = remoteOf(bench);
+  const { list } = remote;
+  Object.assign(remote, {
+    async *list(...args: Parameters<typeof list>) {
+      await gate.promise;
+      yield* list(...args);
+    },
+  });
+  bench.world.say(idOf(bench), "while you were away");
+  bench.signal.faults.mend();
+  await bench.until("the line", () => bench.state() === "SYNCING");
+  await bench.pass(5_000);
+  expect([bench.state(), bench.texts()]).toEqual(["SYNCING", ["re: hello"]]);
+  gate.resolve();
+  await bench.until("the end of the sync", () => bench.state() === "CONNECTED");
+  await bench.until("what was said", () => bench.texts().length === 2);
+  expect(bench.texts()[1]).toBe("while you were away");
+});
+
 test("rule 4: what is said between the listing of a log and the first frame is heard: the stream was open before", async () => {
   await using bench = await openAnswered();
   const remote = remoteOf(bench);
