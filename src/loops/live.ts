@@ -6,6 +6,7 @@ import { chatKey, type Chat, type Millis, type Session, type SessionEvent } from
 import { toolLine } from "../core/question.ts";
 import { isDraftDue, renderPreview, type DraftState } from "../core/reply.ts";
 import type { Bridge } from "./bridge.ts";
+import { attempt } from "./queue.ts";
 
 /** The prompt that Claude works on, and its session. */
 type AtWork = { readonly inboxId: number; readonly session: Session };
@@ -36,7 +37,8 @@ export function createLive(bridge: Bridge) {
       await clock.sleep(typingRenewMs, stop);
     }
     // A message that is on its way ends the indicator by itself.
-    if (store.outbox.head(chatKey(chat))?.body.kind !== "text") await say(chat, false);
+    const next = attempt(bridge.log, "what goes out next is not known", () => store.outbox.head(chatKey(chat)));
+    if (next?.body.kind !== "text") await say(chat, false);
   };
   const at = (next: AtWork | null): void => {
     if (next?.inboxId === work?.inboxId) return void (work = next);

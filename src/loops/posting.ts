@@ -82,8 +82,8 @@ const isPostedAgain = ({ line }: Reading, row: PostRow): boolean =>
   line.remote === null &&
   (row.state === "posting" || (isPrompt(row) && row.state === "posted" && line.remembers === true));
 
-export const isWanted = ({ bridge }: Reading, { wanted }: Posting): boolean =>
-  wanted.some(({ id }) => bridge.store.posts.isOpen(id));
+export const isWanted = ({ bridge, sessionId }: Reading, { wanted }: Posting): boolean =>
+  wanted.some(({ id }) => bridge.store.posts.isOpen(id, sessionId));
 
 export function startPosts(reading: Reading, rows: readonly PostRow[], posts: readonly PostRow[]): void {
   const { bridge, there, mail } = reading;
@@ -118,12 +118,13 @@ function keep(reading: Reading, posting: Posting, event: SessionEvent): void {
 }
 
 /** Marks posts of a request as in the log: a prompt with its own entry, the others with the first entry or the end of the request. */
-function see({ bridge, posted }: Reading, { unseen }: Posting, event: SessionEvent | null): void {
+function see({ bridge, sessionId, posted }: Reading, { unseen }: Posting, event: SessionEvent | null): void {
   const promptId = event?.type === "prompt" ? event.id : null;
   for (const row of unseen) {
     if (isPrompt(row) && promptId === null) continue;
     unseen.delete(row);
-    if (bridge.store.posts.isOpen(row.id)) posted.push({ id: row.id, eventId: isPrompt(row) ? promptId : null });
+    if (bridge.store.posts.isOpen(row.id, sessionId))
+      posted.push({ id: row.id, eventId: isPrompt(row) ? promptId : null });
   }
 }
 

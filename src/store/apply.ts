@@ -183,7 +183,7 @@ function createApply(store: Store, world: Surroundings) {
     },
     ask(chat, { id }) {
       const session = current(chat);
-      posts.add(session.id, "prompt", String(id), null, world.now());
+      if (posts.add(session.id, "prompt", String(id), null, world.now()) > 0) drafts.expect(id);
       return session.id;
     },
     again(chat, { id, isLost, tries }) {

@@ -13,14 +13,13 @@ export type Drafts = ReturnType<typeof createDrafts>;
 export function createDrafts(db: Database) {
   const { one, many, has } = outboxTable(db);
   const { add, supersede } = createAdding(db);
-  /** The prompt that was last seen to have no preview. */
-  let without: number | null = null;
-  db.onRollback(() => (without = null));
+  /** Prompts that surely have no preview. */
+  const without = new Set<number>();
+  db.onRollback(() => without.clear());
   /** The preview that the answer to this prompt takes the place of; null where there is none, or none any more. */
   const openDraft = (inboxId: number): OutboxRow | null => {
-    if (without === inboxId) return null;
+    if (without.has(inboxId)) return null;
     const draft = one`WHERE why = 'draft' AND session_id = '' AND subject = ${String(inboxId)} AND part = 0 AND state <> 'failed'`;
-    if (draft === null) without = inboxId;
     if (draft === null) return null;
     const isOver = has`SELECT 1 FROM outbox WHERE chat_key = ${draft.chatKey} AND id > ${draft.id} AND why <> 'draft'
       AND body ->> '$.targetSentAt' = ${draft.timestamp} AND body ->> '$.kind' <> 'reaction' LIMIT 1`;
@@ -35,10 +34,12 @@ export function createDrafts(db: Database) {
     return supersede(draft.id, now) ? null : draft;
   };
   return {
+    /** Notes a prompt that is asked for the first time. */
+    expect: (inboxId: number): void => void without.add(inboxId),
     /** Adds, or changes, the preview of a prompt's answer; returns the number of changes so far. */
     addDraft(inboxId: number, chat: Chat, shown: StyledText, now: Millis): number {
       const subject = String(inboxId);
-      without = null;
+      without.delete(inboxId);
       if (add("draft", subject, 0, chat, { kind: "text", ...shown, quote: null, files: [] }, now)) return 1;
       const draft = openDraft(inboxId);
       // The preview was shown before a restart, and its prompt answered or given up since.
@@ -77,6 +78,7 @@ export function createDrafts(db: Database) {
     /** Says in place of the preview that nothing more comes. */
     endDraft(inboxId: number, chat: Chat, text: string, now: Millis): void {
       const draft = takeDraft(inboxId, now);
+      without.delete(inboxId);
       if (draft !== null)
         add("stopped", draft.subject, 0, chat, { kind: "edit", targetSentAt: draft.timestamp, text, styles: [] }, now);
     },

@@ -11,7 +11,12 @@ import type { Database, Row } from "./database.ts";
 import { statements } from "./statements.ts";
 import { logTailMs } from "./retention.ts";
 
-type Turn = { readonly promptId: string; readonly progress: Progress };
+type Turn = {
+  readonly promptId: string;
+  readonly progress: Progress;
+  /** Claude has surely said something after the prompt; where this is false, only the rows tell. */
+  readonly isReplied: boolean;
+};
 
 const parse = ({ at, body }: Row): SessionEvent => ({
   ...(JSON.parse(String(body)) as SessionEvent),
@@ -22,7 +27,7 @@ const entries = (db: Database) => statements(db, "SELECT at, body FROM events", 
 export type EventLog = ReturnType<typeof createLog>;
 
 export function createLog(db: Database) {
-  const { run, values, many } = entries(db);
+  const { run, many } = entries(db);
   const reads = createReads(db);
   const turns = new Map<string, Turn>();
   const opens = new Map<string, OpenLog>();
@@ -48,16 +53,26 @@ export function createLog(db: Database) {
     turn(id: string, promptId: string): Progress {
       const known = turns.get(id);
       if (known?.promptId === promptId) return known.progress;
+      const rows = reads.arrivals(id, promptId);
+      const events = rows.map(({ event }) => event);
+      const index = events.findIndex((event) => event.id === promptId);
+      const { seq = 0, event: prompt = null } = rows[index] ?? {};
+      const isQueued = prompt !== null && prompt.at === null;
       // Stops that came before the prompt was known here do not belong to its turn, whatever their time.
-      const earlier = values<string>`
-        WITH prompt AS (SELECT seq, coalesce(at, 0) AS at FROM events WHERE session_id = ${id} AND id = ${promptId}),
-          stops AS (SELECT stop.id, stop.at, stop.seq, prompt.at AS since FROM prompt JOIN events AS stop
-            ON stop.session_id = ${id} AND stop.type = 'idle' AND stop.seq < prompt.seq)
-        SELECT id FROM stops WHERE at IS NULL
-        UNION ALL SELECT * FROM (SELECT id FROM stops WHERE at >= since ORDER BY at DESC, seq DESC LIMIT ${earlierMax})`;
-      const progress = trackAll(progressOf(promptId, new Set(earlier)), reads.events(id, promptId));
-      turns.set(id, { promptId, progress });
+      const earlier = [
+        ...rows.filter((row) => row.event.type === "idle" && row.seq < seq).map(({ event }) => event.id),
+        ...(isQueued ? reads.stopsBefore(id, seq) : []),
+      ];
+      const progress = trackAll(progressOf(promptId, new Set(earlier)), events);
+      const isReplied =
+        prompt !== null && !isQueued && events.slice(index).some(({ type, at }) => type === "reply" && at !== null);
+      turns.set(id, { promptId, progress, isReplied });
       return progress;
+    },
+    /** Claude has said something after this prompt. */
+    hasReplySince(id: string, promptId: string): boolean {
+      const known = turns.get(id);
+      return (known?.promptId === promptId && known.isReplied) || reads.hasReplySince(id, promptId);
     },
     /** The tool uses that this session waits for, and the last error that was not overcome. */
     open: openOf,
@@ -82,24 +97,36 @@ export function createLog(db: Database) {
 }
 
 function createReads(db: Database) {
-  const { all, one, many, value, values, has } = entries(db);
+  const { all, one, value, values, has } = entries(db);
+  /** How many entries of a session were read newest first the last time. */
+  const depths = new Map<string, number>();
+  const arrivals = (id: string, fromEventId?: string): { readonly seq: number; readonly event: SessionEvent }[] => {
+    const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
+    const rows = all<Row>`
+      SELECT 0 AS is_queued, at, seq, body FROM events WHERE session_id = ${id} AND at >= coalesce((
+        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none})
+      UNION ALL SELECT 1, at, seq, body FROM events WHERE session_id = ${id} AND at IS NULL ORDER BY is_queued, at, seq`;
+    return db.read(() => rows.map((row) => ({ seq: Number(row["seq"]), event: parse(row) })));
+  };
   return {
-    /** The log in the order Claude saw it, queued entries last; from an entry on, or all of it. */
-    events(id: string, fromEventId?: string): readonly SessionEvent[] {
-      const none = fromEventId === undefined ? 0 : Number.MAX_SAFE_INTEGER;
-      const processed = many`WHERE session_id = ${id} AND at >= coalesce((
-        SELECT at FROM events WHERE session_id = ${id} AND id = ${fromEventId ?? ""}), ${none}) ORDER BY at, seq`;
-      const queued = many`WHERE session_id = ${id} AND at IS NULL ORDER BY seq`;
-      return [...processed, ...queued];
-    },
-    /** The log newest first, a page at a time, as far as it is read. */
+    /** The log in the order Claude saw it, queued entries last, each with its place by arrival; from an entry on, or all of it. */
+    arrivals,
+    events: (id: string, fromEventId?: string): readonly SessionEvent[] =>
+      arrivals(id, fromEventId).map(({ event }) => event),
+    /** The newest processed stops that arrived before this place. */
+    stopsBefore: (id: string, seq: number) =>
+      values<string>`SELECT id FROM events WHERE session_id = ${id} AND type = 'idle' AND at >= 0
+        AND seq < ${seq} ORDER BY at DESC, seq DESC LIMIT ${earlierMax}`,
+    /** The log newest first, a page at a time, as far as it is read; in one page where it is read as far as the last time. */
     *newestFirst(id: string): Generator<SessionEvent> {
       let [at, seq] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
-      for (let size = pageMin; ; size = Math.min(size * 4, pageMax)) {
+      let count = 0;
+      for (let size = depths.get(id) ?? pageMin; ; size = Math.min(size * 4, pageMax)) {
         const page = all<Row & { at: number; seq: number }>`SELECT at, seq, body FROM events
           WHERE session_id = ${id} AND (at, seq) < (${at}, ${seq}) ORDER BY at DESC, seq DESC LIMIT ${size}`;
         for (const row of page) {
           [at, seq] = [row.at, row.seq];
+          depths.set(id, ++count + pageSlack);
           yield db.read(() => parse(row));
         }
         if (page.length < size) return;
@@ -119,7 +146,6 @@ function createReads(db: Database) {
     isAnswered: (id: string, toolUseId: string) =>
       has`SELECT 1 FROM events WHERE session_id = ${id} AND type IN ('confirmation', 'tool_result')
         AND body ->> '$.toolUseId' = ${toolUseId} LIMIT 1`,
-    /** Claude has said something after this prompt. */
     hasReplySince: (id: string, promptEventId: string) =>
       has`SELECT 1 FROM events AS reply JOIN events AS prompt ON prompt.session_id = reply.session_id
         WHERE prompt.session_id = ${id} AND prompt.id = ${promptEventId} AND reply.type = 'reply'
@@ -133,6 +159,8 @@ function createReads(db: Database) {
 /** Rows of a page, which grows: a few long entries fill a request, or very many short ones. */
 const pageMin = 128;
 const pageMax = 512;
+/** Rows that a question and its answer add, and a few more. */
+const pageSlack = 16;
 /** Stops from before a prompt that are kept apart: a listing does not show more of them again. */
 const earlierMax = 1_000;
 

@@ -63,9 +63,10 @@ export function createOutbox(db: Database) {
   const markSent = (id: number, signalTimestamp: Millis, now: Millis) =>
     run`UPDATE outbox SET state = 'sent', signal_timestamp = ${signalTimestamp}, done_at = ${now},
       body = json_replace(body, '$.files', json_array()) WHERE id = ${id} AND done_at IS NULL`;
+  const adding = createAdding(db);
   return {
-    ...createAdding(db),
-    ...createMarks(db, nextOf, markSent),
+    ...adding,
+    ...createMarks(db, nextOf, markSent, adding.add),
     /** Chats with anything to send but marks, those that have waited longest first. */
     openChats: () =>
       values<string>`SELECT chat_key FROM outbox WHERE done_at IS NULL AND why <> 'mark' GROUP BY chat_key ORDER BY min(id)`,
@@ -109,10 +110,13 @@ function createMarks(
   db: Database,
   nextOf: (chat: string) => readonly OutboxRow[],
   markSent: (id: number, signalTimestamp: Millis, now: Millis) => unknown,
+  add: ReturnType<typeof createAdding>["add"],
 ) {
-  const { one, get, values, has } = outboxTable(db);
+  const { one, run, get, values, has } = outboxTable(db);
   /** Reactions that went out and are not recorded yet, with their chats. */
   const shown = new Map<number, string>();
+  /** Messages of people of which the first mark went out, and no other was added: none is left to be taken back. */
+  const started = new Set<string>();
   const lastShown = (chat: string): number =>
     Math.max(0, ...[...shown].map(([id, chatKey]) => (chatKey === chat ? id : 0)));
   const markAfter = (chat: string, id: number): OutboxRow | null =>
@@ -129,12 +133,23 @@ function createMarks(
       return mark !== null && (message === undefined || message.id > mark.id) ? mark : null;
     },
     /** A reaction was sent: the next commit, whichever it is, records it. A reaction that is sent again after a crash replaces itself. */
-    markShown({ id, chatKey }: Pick<OutboxRow, "id" | "chatKey">, signalTimestamp: Millis, now: Millis): void {
+    markShown(row: Pick<OutboxRow, "id" | "chatKey" | "subject" | "part">, signalTimestamp: Millis, now: Millis): void {
+      const { id, chatKey, subject, part } = row;
       shown.set(id, chatKey);
+      if (part === 0) started.add(subject);
       db.alongside(() => {
         markSent(id, signalTimestamp, now);
         db.afterCommit(() => shown.delete(id));
       });
+    },
+    /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
+    addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {
+      const subject = String(inboxId);
+      const part = stages.indexOf(stage);
+      if (part > 0 && !started.delete(subject))
+        run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
+          WHERE why = 'mark' AND session_id = '' AND subject = ${subject} AND part <> ${part} AND state = 'queued' AND attempts = 0`;
+      add("mark", subject, part, chat, body, now);
     },
     /** Messages that are still to be sent, marks included: their number, and when the oldest was added. */
     pending(): { readonly count: number; readonly oldestAt: Millis | null } {
@@ -147,6 +162,8 @@ function createMarks(
     },
   };
 }
+
+const stages: readonly Stage[] = ["taken", "waiting", "done", "failed", "cleared"];
 
 /** Marks read at once: mostly one is to be sent, and the one before it to be recorded. */
 const marksAtOnce = 2;
@@ -204,16 +221,5 @@ export function createAdding(db: Database) {
       value<string>`SELECT fault FROM outbox WHERE why = ${why} AND session_id = '' AND subject = ${subject} AND fault IS NOT NULL LIMIT 1`,
     add,
     supersede,
-    /** Shows how a message of a person stands, once a stage; an earlier mark that did not go out yet is taken back. */
-    addMark(inboxId: number, stage: Stage, chat: Chat, body: OutboundBody, now: Millis): void {
-      const subject = String(inboxId);
-      const part = stages.indexOf(stage);
-      if (stage !== "taken")
-        run`UPDATE outbox SET state = 'failed', fault = 'superseded', done_at = ${now}
-          WHERE why = 'mark' AND session_id = '' AND subject = ${subject} AND part <> ${part} AND state = 'queued' AND attempts = 0`;
-      add("mark", subject, part, chat, body, now);
-    },
   };
 }
-
-const stages: readonly Stage[] = ["taken", "waiting", "done", "failed", "cleared"];

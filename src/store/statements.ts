@@ -16,6 +16,9 @@ function holds(sql: string): Holds | null {
   return isAmong(ownTables) ? "always" : isAmong([...ownTables, ...sharedTables]) ? "transaction" : null;
 }
 
+/** Rows of one read that are kept by their ids; of a longer read none are. */
+const keptRowsMax = 16;
+
 /** Makes a value once for each key and keeps it, as a message asks for the same over and over. */
 function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
   const made = new Map<K, T>();
@@ -30,7 +33,8 @@ function onceEach<K, T>(make: (key: K) => T): (key: K) => T {
 
 /**
  * Statements with their values in place: run`UPDATE t SET a = ${a}`. Every value is a parameter, never part of the text.
- * `one` and `many` read whole rows, so that their text begins where `select` ends. The result of a read may be shared.
+ * `one` and `many` read whole rows, so that their text begins where `select` ends; a row that one of them has read is not read again by
+ * its id. The result of a read may be shared.
  */
 export function statements<Item = Row>(db: Database, select = "", toItem = (row: Row) => row as Item) {
   const reading = <T>(start: string, read: (sql: string, params: readonly SqlValue[]) => T): Tag<T> => {
@@ -43,16 +47,24 @@ export function statements<Item = Row>(db: Database, select = "", toItem = (row:
       return kept ? db.remember(sql, params, kept, () => read(sql, params)) : read(sql, params);
     };
   };
+  // As `one` asks for the row of an id.
+  const byId = `${select} WHERE id = ?`;
+  const isKept = holds(byId) === "always";
+  const keepRow = (item: Item): Item => {
+    const { id } = item as { readonly id?: SqlValue };
+    return isKept && id !== undefined ? db.remember(byId, [id], "always", () => item) : item;
+  };
   const first = (row: object): unknown => Object.values(row)[0];
   const sqlOf = onceEach((text: TemplateStringsArray) => text.join("?"));
   return {
     one: reading(`${select} `, (sql, params): Item | null => {
       const row = db.get(sql, ...params);
-      return row === undefined ? null : db.read(() => toItem(row));
+      return row === undefined ? null : keepRow(db.read(() => toItem(row)));
     }),
     many: reading(`${select} `, (sql, params): readonly Item[] => {
       const rows = db.all(sql, ...params);
-      return db.read(() => rows.map(toItem));
+      const items = db.read(() => rows.map(toItem));
+      return items.length > keptRowsMax ? items : items.map(keepRow);
     }),
     /** The number of rows it touched. */
     run: ((text, ...params) => db.run(sqlOf(text), ...params).changes) satisfies Tag<number>,

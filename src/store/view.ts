@@ -133,7 +133,7 @@ export function createView(store: Store, world: Surroundings) {
     const active = sessions.active(key);
     const session = active && active.backend === backendOf(world, active) ? active : null;
     const rows = inbox.head(key, exceptId);
-    const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id) : null;
+    const post: PostRow | null = rows[0] ? posts.ofPrompt(rows[0].id, active?.id) : null;
     const open = post && log.open(post.sessionId);
     const hasCalls = session !== null && log.open(session.id).uses.some(({ isLocal }) => isLocal);
     const hasReply = (): boolean =>

@@ -43,6 +43,7 @@ const steps: readonly (() => Promise<readonly Figure[]> | readonly Figure[])[] =
   () => repeat(some(3, 1), () => program.backlog(50, some(300, 50), "sessions")),
   () => program.recovery(some(4, 1), some(5_000, 100)),
   ...[1, 10].map((minutes) => () => inside.recovery(minutes * 60_000, some(10, 2))),
+  () => inside.latencyThere(some(60, 10)),
   ...[1_000, 10_000, 100_000].slice(0, some(3, 2)).map((stored) => () => inside.latency(stored, some(60, 10))),
   () => health.healthUnderLoad(some(10_000, 500), some(50, 2), some(1_000, 50)),
   ...[10, 1_000, 10_000]

@@ -67,17 +67,19 @@ test("a sync beside a post whose row cannot be read fails, and neither the proce
   const isPosting = "SELECT 1 FROM posts WHERE state = 'posting'";
   await bench.until("the post", () => bench.life().look()?.get(isPosting) !== undefined);
   const { db } = bench.daemon().store;
-  const { get } = db;
-  db.get = (sql, ...params) => {
-    if (sql.includes("FROM posts WHERE id")) throw new BridgeError("database", "Cannot use the database");
-    return get(sql, ...params);
+  const { all } = db;
+  db.all = (sql, ...params) => {
+    if (!sql.includes("FROM posts WHERE session_id")) return all(sql, ...params);
+    db.all = all;
+    throw new BridgeError("database", "Cannot use the database");
   };
+  // Forgets what was read before.
+  db.exec("PRAGMA optimize");
   const failure: unknown = await bench
     .daemon()
     .sync()
     .catch((error: unknown) => error);
   expect(failure).toMatchObject({ code: "database" });
-  db.get = get;
   // With the end of the line what was to be caught up is given up, too.
   bench.claude().setDown(true);
   await bench.pass(5 * minuteMs);

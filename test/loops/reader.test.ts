@@ -7,6 +7,7 @@ import { createLive } from "../../src/loops/live.ts";
 import type { Bridge } from "../../src/loops/bridge.ts";
 import { createChatRig } from "../doubles/chats.ts";
 import { createVirtualClock } from "../doubles/clock.ts";
+import { quietLog } from "../doubles/quiet-log.ts";
 import type { Script } from "../doubles/scripted.ts";
 import { isSettled, openBench, type Bench } from "../sim/bench.ts";
 
@@ -259,6 +260,25 @@ test("rule 5: nor in one that was stopped before its echo was seen, however shor
   await bench.until("the answer", () => isSettled(bench));
   expect(bench.posts).toEqual(["hello", "ok", "ok"]);
   expect(bench.texts()).toEqual(["re: hello", "Stopped.", "re: ok"]);
+});
+
+test("the typing indicator ends where the database cannot be read, and nothing else does", async () => {
+  const shown: boolean[] = [];
+  const typing = (_: unknown, isTyping: boolean): Promise<void> => Promise.resolve(void shown.push(isTyping));
+  const head = (): never => {
+    throw new BridgeError("database", "Cannot use the database");
+  };
+  const bridge = {
+    clock: createVirtualClock(0),
+    log: quietLog,
+    store: { outbox: { head } },
+    transport: { capabilities: { typing: true }, typing },
+    isConnected: () => true,
+  };
+  const live = createLive(bridge as unknown as Bridge);
+  live.at({ inboxId: 1, session: { chat: { kind: "self" }, context: {} } as Session });
+  await live.end();
+  expect(shown).toEqual([true, false]);
 });
 
 test("no preview is shown of a prompt that is answered, stopped or taken back", async () => {

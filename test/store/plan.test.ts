@@ -59,12 +59,13 @@ const inbox: Calls<Inbox> = {
 const posts: Calls<Posts> = {
   add: ["s", "prompt", "1", null, 1],
   get: [1],
-  ofPrompt: [1],
+  ofPrompt: [1, "s"],
   ofChat: ["self"],
   open: ["s"],
   dueSessions: [],
   isWaiting: [],
-  isOpen: [1],
+  isOpen: [1, "s"],
+  openOne: [1],
   lastAsked: ["s"],
   isConfirmed: ["t"],
   markPosting: [1, 1, request],
@@ -83,6 +84,7 @@ const posts: Calls<Posts> = {
 const drafts: Calls<Drafts> = {
   addDraft: [1, chat, { text: "text", styles: [] }, 1],
   addAnswer: ["reply", { sessionId: "s", id: "e" }, 0, 1, chat, plainText("text"), 1],
+  expect: [1],
   endDraft: [1, chat, "(stopped)", 1],
 };
 const outbox: Calls<Outbox> = {
@@ -102,7 +104,7 @@ const outbox: Calls<Outbox> = {
   lastEdit: ["1"],
   markSending: [1, 1],
   markSent: [1, 1, 1],
-  markShown: [{ id: 1, chatKey: "self" }, 1, 1],
+  markShown: [{ id: 1, chatKey: "self", subject: "1", part: 0 }, 1, 1],
   markFailed: [1, "code", 1],
   requeue: [1, 1, true],
   recover: [],
@@ -138,13 +140,15 @@ const log: Calls<EventLog> = {
   ],
   events: ["s", "e"],
   newestFirst: ["s"],
+  arrivals: ["s", "e"],
+  stopsBefore: ["s", 1],
+  hasReplySince: ["s", "e"],
   turn: ["s", "p"],
   open: ["s"],
   at: ["s", "e"],
   renamed: ["s", "title"],
   answerable: ["s", ["t"]],
   isAnswered: ["s", "t"],
-  hasReplySince: ["s", "e"],
   lastOfType: ["s", "usage"],
 };
 const usage: Calls<Usage> = {

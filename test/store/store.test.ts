@@ -8,6 +8,7 @@ import { openDatabase, type Database } from "../../src/store/database.ts";
 import { forgetSession } from "../../src/store/forgetting.ts";
 import { migrate, newestVersion } from "../../src/store/migrations.ts";
 import { openStore, type Store } from "../../src/store/store.ts";
+import { countCommits } from "../doubles/commits.ts";
 import { createChatRig, textContent } from "../doubles/chats.ts";
 import { makeVersion } from "../fixtures/store/steps.ts";
 
@@ -201,6 +202,36 @@ describe("the posts", () => {
     store.posts.setWaiting(7, true);
     expect(store.posts.get(id)).toMatchObject({ state: "done", eventId: null, tries: {}, postedAt: 1 });
   });
+  test("a prompt that is found and ended in one transaction is written once, with its entry", () => {
+    const id = add(7);
+    const disk = countCommits(store.db);
+    store.db.transaction(() => {
+      expect(store.posts.markPosted(id, "e1")).toMatchObject({ kind: "prompt", subject: "7" });
+      expect(store.posts.ofPrompt(7, "s")).toMatchObject({ state: "posted", eventId: "e1" });
+      store.posts.finishPrompt(7);
+    });
+    expect(disk()).toMatchObject({ commits: 1, first: [expect.stringMatching(/^UPDATE posts SET state = 'done'/u)] });
+    expect(store.posts.get(id)).toMatchObject({ state: "done", eventId: "e1" });
+  });
+  test("a prompt that is found is written at the end of the transaction, before any other change of it, and not after a rollback", () => {
+    const [first, second] = [add(7), add(8)];
+    const fail = (): void =>
+      store.db.transaction(() => {
+        store.posts.markPosted(first, "e0");
+        throw new Error("full");
+      });
+    expect(fail).toThrow("full");
+    expect(store.posts.get(first)).toMatchObject({ state: "queued", eventId: null });
+    store.db.transaction(() => {
+      store.posts.markPosted(first, "e1");
+      store.posts.markPosted(second, "e2");
+      store.posts.setWaiting(7, true);
+    });
+    expect([first, second].map((id) => store.posts.get(id))).toMatchObject([
+      { state: "waiting", eventId: "e1" },
+      { state: "posted", eventId: "e2" },
+    ]);
+  });
   test("only a prompt is followed: the rest is over once it is in the log", () => {
     store.posts.add("s", "interrupt", "7", { kind: "interrupt" }, 1);
     const [post] = store.posts.open("s");
@@ -261,6 +292,20 @@ describe("the outbox", () => {
     for (const stage of ["taken", "done", "done"] as const) store.outbox.addMark(7, stage, chat, body, 1);
     expect(store.outbox.of("mark", "7").map(({ part, state }) => [part, state])).toEqual([
       [0, "failed"],
+      [2, "queued"],
+    ]);
+  });
+  test("a mark behind one that went out takes nothing back, and is taken back itself by the next", () => {
+    const targetAuthor = { aci: "a", number: null };
+    const body = { kind: "reaction", emoji: "👀", targetAuthor, targetSentAt: 1, isRemove: false } as const;
+    store.outbox.addMark(7, "taken", chat, body, 1);
+    const taken = store.outbox.nextMark("self");
+    if (taken) store.outbox.markShown(taken, taken.timestamp, 2);
+    for (const stage of ["waiting", "done"] as const)
+      store.db.transaction(() => store.outbox.addMark(7, stage, chat, body, 3));
+    expect(store.outbox.of("mark", "7").map(({ part, state }) => [part, state])).toEqual([
+      [0, "sent"],
+      [1, "failed"],
       [2, "queued"],
     ]);
   });
