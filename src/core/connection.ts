@@ -69,8 +69,8 @@ export type Event = { readonly at: Millis } & (
   | { readonly type: "proof" }
   /** About once a second. */
   | { readonly type: "tick"; readonly jitter: number }
-  /** The clock jumped: the machine slept. */
-  | { readonly type: "woke" }
+  /** The clock jumped: the machine slept. `sleptMs`: what the monotonic clock counted of that, 0 where it stood still. */
+  | { readonly type: "woke"; readonly sleptMs: Millis }
   | { readonly type: "networkChanged" }
   /** A person asks (`signalman reconnect`, SIGUSR1). */
   | { readonly type: "reconnect" }
@@ -164,7 +164,7 @@ const table: Table = {
   proof: { DISCONNECTED: stay, RECONNECTING: stay, SYNCING: proven, CONNECTED: proven },
   tick: { DISCONNECTED: stay, RECONNECTING: failIfSlow, SYNCING: failIfStalled, CONNECTED: failIfStalled },
   // A connect that was under way while the machine slept is dead without a sign.
-  woke: { DISCONNECTED: retryIfAllowed, RECONNECTING: connect, SYNCING: demandProof, CONNECTED: demandProof },
+  woke: { DISCONNECTED: retryIfAllowed, RECONNECTING: connect, SYNCING: wake, CONNECTED: wake },
   // Networks of containers come and go: each change would start a running connect over.
   networkChanged: { DISCONNECTED: retryIfAllowed, RECONNECTING: stay, SYNCING: demandProof, CONNECTED: demandProof },
   reconnect: { DISCONNECTED: retryNow, RECONNECTING: stay, SYNCING: connect, CONNECTED: connect },
@@ -235,15 +235,21 @@ function settle(state: In<"SYNCING">, at: Millis): Step {
   return [{ ...common(state), name: "CONNECTED", since: at, proofDueAt }, [{ type: "drainOutbox" }, publish]];
 }
 
-/**
- * The line may be dead without a sign: it gets a short time for a fresh proof rather than being torn down blindly. A proof that fell due
- * while the machine slept is forgiven; a proof that is due sooner stays so, or a restless network would put it off.
- */
-function demandProof(state: In<"SYNCING" | "CONNECTED">, { type, at }: Event, { wakeProofMs }: Limits): Step {
-  const soon = at + wakeProofMs;
-  const isForgiven = type === "woke" && state.proofDueAt <= at;
-  return stay(isForgiven || state.proofDueAt > soon ? { ...state, proofDueAt: soon } : state);
+/** Time asleep is not waited for a proof, but neither does it renew the wait: a machine that sleeps again and again would never end it. */
+function wake(state: In<"SYNCING" | "CONNECTED">, event: On<"woke">, limits: Limits): Step {
+  return proofDue(state, Math.min(state.proofDueAt + event.sleptMs, event.at + limits.wakeProofMs));
 }
+
+/**
+ * The line may be dead without a sign: it gets a short time for a fresh proof rather than being torn down blindly. A proof that is due
+ * sooner stays so, or a restless network would put it off.
+ */
+function demandProof(state: In<"SYNCING" | "CONNECTED">, { at }: Event, { wakeProofMs }: Limits): Step {
+  return proofDue(state, Math.min(state.proofDueAt, at + wakeProofMs));
+}
+
+const proofDue = (state: In<"SYNCING" | "CONNECTED">, at: Millis): Step =>
+  stay(at === state.proofDueAt ? state : { ...state, proofDueAt: at });
 
 function failIfSlow(state: In<"RECONNECTING">, event: On<"tick">, limits: Limits): Step {
   const { connectTimeoutMs } = limits;

@@ -42,6 +42,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   };
   const [isMinute, isHour, isDay] = [every(minuteMs), every(hourMs), every(dayMs)];
   let last = clock.now();
+  let lastTickAt = clock.monotonic();
   let trustedAt = clock.monotonic();
   const prune = async (): Promise<void> => {
     const before = clock.now() - config.limits.retentionDays * dayMs;
@@ -57,13 +58,13 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
   for (;;) {
     await clock.sleep(tickMs, stop);
     if (stop.aborted) return checking;
-    const now = clock.now();
+    const [now, at] = [clock.now(), clock.monotonic()];
     if (Math.abs(now - last - tickMs) > gapMs) {
-      dispatch({ type: "woke" });
+      dispatch({ type: "woke", sleptMs: Math.max(0, at - lastTickAt - tickMs) });
       wakeAll();
     }
-    if (now - last > leapMs) trustedAt = clock.monotonic() + dayMs;
-    last = now;
+    if (now - last > leapMs) trustedAt = at + dayMs;
+    [last, lastTickAt] = [now, at];
     const key = networkKey();
     if (key !== network) dispatch({ type: "networkChanged" });
     network = key;

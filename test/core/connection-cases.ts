@@ -36,7 +36,7 @@ export const events: { readonly [T in EventType]: Extract<BareEvent, { type: T }
   lost: { type: "lost", fault: fault("signal_unreachable"), jitter: 0.5 },
   proof: { type: "proof" },
   tick: { type: "tick", jitter: 0.5 },
-  woke: { type: "woke" },
+  woke: { type: "woke", sleptMs: 0 },
   networkChanged: { type: "networkChanged" },
   reconnect: { type: "reconnect" },
   stop: { type: "stop" },

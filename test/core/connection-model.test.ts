@@ -19,13 +19,13 @@ const anyEvent: fc.Arbitrary<BareEvent> = fc.oneof(
     events.syncDone,
     events.syncFailed,
     events.proof,
-    events.woke,
     events.networkChanged,
     events.reconnect,
     events.stop,
   ),
   fc.record({ type: fc.constantFrom("connectFailed" as const, "lost" as const), fault: anyFault, jitter }),
   fc.record({ type: fc.constant("tick" as const), jitter }),
+  fc.record({ type: fc.constant("woke" as const), sleptMs: fc.constantFrom(0, 1_000, 3_600_000) }),
 );
 const passes = fc.oneof(fc.nat(2_000), fc.constantFrom(0, 30_000, 90_000, 3_600_000));
 

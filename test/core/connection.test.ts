@@ -282,12 +282,13 @@ describe("waiting", () => {
 
 describe("waking up with an open line", () => {
   const asleep = 8 * 3_600_000;
+  const woke = { ...events.woke, sleptMs: asleep };
 
   test("demands a fresh proof soon instead of tearing the line down", () => {
     const line = machine();
     connectFully(line);
     line.pass(asleep);
-    expect(line.send(events.woke, events.tick)).toEqual([]);
+    expect(line.send(woke, events.tick)).toEqual([]);
     expect(line.state.name).toBe("CONNECTED");
     line.pass(defaultLimits.wakeProofMs - 1);
     line.send(events.proof);
@@ -300,11 +301,25 @@ describe("waking up with an open line", () => {
     const line = machine();
     connectFully(line);
     line.pass(asleep);
-    line.send(events.woke);
+    line.send(woke);
     line.pass(defaultLimits.wakeProofMs);
     line.send(events.tick);
     expect(stateIn(line, "DISCONNECTED").fault?.code).toBe("stalled");
   });
+
+  test.each([asleep, 0])(
+    "a machine that sleeps again and again (%d ms by our clock) does not put the proof off",
+    (sleptMs) => {
+      const line = machine();
+      connectFully(line);
+      for (let awakeMs = 0; awakeMs < 10_000 + defaultLimits.wakeProofMs; awakeMs += 10_000) {
+        expect(line.state.name).toBe("CONNECTED");
+        line.pass(10_000 + sleptMs);
+        line.send({ ...events.woke, sleptMs }, events.tick);
+      }
+      expect(stateIn(line, "DISCONNECTED").fault?.code).toBe("stalled");
+    },
+  );
 
   test("a network that changes all the time does not put the proof off", () => {
     const line = machine();

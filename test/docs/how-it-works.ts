@@ -10,6 +10,7 @@ export const pageUrl = new URL("../../docs/how-it-works.md", import.meta.url);
 const late = t0 + 3_600_000;
 const common = { since: t0, attempt: 1, lastProofAt: t0, reconnects: 1 };
 const due = { proofDueAt: t0 + 1 };
+const notDue = { proofDueAt: late + 3_600_000 };
 const samples: Readonly<Record<StateName, readonly State[]>> = {
   DISCONNECTED: [
     initialState(t0),
@@ -21,10 +22,11 @@ const samples: Readonly<Record<StateName, readonly State[]>> = {
     { ...common, ...due, name: "SYNCING", isProven: false, isSynced: false },
     { ...common, ...due, name: "SYNCING", isProven: true, isSynced: false },
     { ...common, ...due, name: "SYNCING", isProven: false, isSynced: true },
+    { ...common, ...notDue, name: "SYNCING", isProven: false, isSynced: false },
   ],
   CONNECTED: [
     { ...common, ...due, name: "CONNECTED" },
-    { ...common, proofDueAt: late + 3_600_000, name: "CONNECTED" },
+    { ...common, ...notDue, name: "CONNECTED" },
   ],
 };
 const names = Object.keys(samples) as StateName[];

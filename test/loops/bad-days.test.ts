@@ -96,6 +96,22 @@ test.each([
   expect(bench.texts()).toContain("re: hello");
 });
 
+test("a machine that sleeps again and again notices a dead line in the time that it is awake, and keeps one that lives", async () => {
+  const bench = await open();
+  const nap = async (): Promise<void> => {
+    await bench.pass(12_000);
+    bench.clock.jump(20 * 60_000);
+  };
+  for (let naps = 0; naps < 12; naps++) await nap();
+  expect(bench.state()).toBe("CONNECTED");
+  expect(bench.daemon().status().connection.reconnects).toBe(0);
+  bench.signal.faults.hang();
+  for (let naps = 0; naps < 8; naps++) await nap();
+  expect(bench.state()).not.toBe("CONNECTED");
+  bench.signal.faults.release();
+  await bench.until("the line", () => bench.state() === "CONNECTED");
+});
+
 test("a limit on one recipient pauses that one, a limit of the account pauses all", async () => {
   const friend = { aci: "00000000-0000-4000-8000-000000000077", number: "+15550000077" };
   const bench = await open({ flags: { allow: `self,${friend.number}` } });

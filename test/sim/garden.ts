@@ -51,8 +51,9 @@ export function createGarden({ dice, rate, owner, onBroken, trace }: GardenDeps)
   const stale = new Set<string>();
   let beds = 0;
 
-  /** The bed is dug over now, whatever the process learns of that. */
+  /** The bed is dug over now, whatever the process learns of that; one that is dead digs nothing. */
   const dig = (life: Life, bed: string, isGranted: boolean): void => {
+    if (life.isDead()) return;
     const times = (dug.get(bed) ?? 0) + 1;
     dug.set(bed, times);
     trace(`dug ${bed}`);

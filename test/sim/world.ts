@@ -331,8 +331,8 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
   const checkFreshness = (): void => {
     if (state !== "CONNECTED" || now === null || now.life.isDead()) return;
     const silentMs = base.monotonic() - sleptMs - provenAt;
-    const slackMs = plan.rates.sleep === undefined && plan.rates.setClock === undefined ? tickSlackMs : freshSlackMs;
-    if (silentMs > config.limits.staleAfterMs + slackMs) fail(`CONNECTED without a proof of life for ${silentMs} ms`);
+    if (silentMs > config.limits.staleAfterMs + tickSlackMs)
+      fail(`CONNECTED without a proof of life for ${silentMs} ms`);
   };
 
   const step = async (): Promise<void> => {
@@ -465,5 +465,3 @@ function createRun({ seed, minutes, mode, write }: RunOptions, home: string) {
 
 /** Up to two ticks. */
 const tickSlackMs: Millis = 2_000;
-/** Also the time that a wake-up allows, and a clock that was set back unnoticed. */
-const freshSlackMs: Millis = 40_000;
