@@ -16,6 +16,7 @@ import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog } from "./elsewhere.ts";
+import { isAsking } from "./posting.ts";
 import { createQueue } from "./queue.ts";
 import { createReader, type Reader } from "./reader.ts";
 import { isEnd, viewOf, waitOf } from "./request.ts";
@@ -81,7 +82,7 @@ export function createFollowLoop(bridge: Bridge) {
       await queue.hold(session.id, () => listLog({ bridge, remote, sessionId: session.id, remoteId, signal }));
       // A prompt of ours may have waited only for an answer that came from another device.
       const isQueued = store.posts.open(session.id).some(({ state }) => state === "queued");
-      if (isQueued && !store.log.open(session.id).isWaiting) queue.wake(session.id);
+      if (isQueued && !isAsking(store, session.id)) queue.wake(session.id);
     },
   };
 }

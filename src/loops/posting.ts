@@ -10,6 +10,7 @@ import { faultClass, isLastTry } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
+import type { Store } from "../store/store.ts";
 import type { Bridge } from "./bridge.ts";
 import { askedSlackMs, isSessionOver, listLog, type Followed } from "./elsewhere.ts";
 import type { Live } from "./live.ts";
@@ -65,8 +66,16 @@ type Posting = {
 
 const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
 
-/** True where Claude waits for answers: it takes no prompt before it has them. */
-export const isAsking = ({ bridge, sessionId }: Reading): boolean => bridge.store.log.open(sessionId).isWaiting;
+/**
+ * True where Claude waits for an answer that can still come, from a person, a call or a post: it takes no prompt before. Where it took
+ * neither the answers nor the stop, the prompt goes out, and `promptBounds.busy` has the end.
+ */
+export function isAsking({ log, posts, calls }: Store, sessionId: string): boolean {
+  const { uses, isWaiting } = log.open(sessionId);
+  if (!isWaiting) return false;
+  const called = calls.open(sessionId).map(({ id }) => id);
+  return uses.some(({ id, isAsk }) => isAsk || called.includes(id) || posts.isConfirmed(id));
+}
 
 /** The posts that go out together now; none while a request is under way. */
 export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly PostRow[] {
@@ -74,7 +83,7 @@ export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly Pos
   const due = posts.filter((row) => row.state === "queued" || isPostedAgain(reading, row));
   const others = due.filter((row) => !isPrompt(row));
   if (others.length > 0) return reading.isOneByOne ? others.slice(0, 1) : others;
-  return reading.restingAt === null && !isAsking(reading) ? due.slice(0, 1) : [];
+  return reading.restingAt === null && !isAsking(reading.bridge.store, reading.sessionId) ? due.slice(0, 1) : [];
 }
 
 /** True for a post that broke off, and for a prompt whose turn broke off, where the line remembers the turn and goes on with it. */

@@ -148,7 +148,8 @@ function showWork({ bridge, sessionId, live }: Reading, posts: readonly PostRow[
 function isDone(reading: Reading, posts: readonly PostRow[]): boolean {
   const { bridge, sessionId, isWatched, there } = reading;
   const waits = (post: PostRow): boolean =>
-    post.state === "waiting" || (post.state === "queued" && post.kind === "prompt" && isAsking(reading));
+    post.state === "waiting" ||
+    (post.state === "queued" && post.kind === "prompt" && isAsking(bridge.store, sessionId));
   if (there === null || (!isWatched && posts.every(waits))) return true;
   return bridge.store.sessions.get(sessionId)?.state !== "active";
 }

@@ -331,6 +331,24 @@ describe("rule 8: what no prompt of ours bears counts by itself, and has an end"
     expect(bench.texts().at(-1)).toBe("re: and now?");
   });
 
+  test.each(["ours", "another device's"])(
+    "where Claude took neither the results nor the stop of a turn of %s, it is asked all the same, stopped once more, and answers",
+    async (whose) => {
+      await using bench = await openBench({ script });
+      bench.signal.owner.write("hello");
+      await bench.until("an answer", () => isSettled(bench));
+      const results = refuse(bench, "result", 99);
+      const stops = refuse(bench, "interrupt", 1);
+      if (whose === "ours") bench.signal.owner.write("look");
+      else bench.world.post(bench.world.sessions()[0]?.id ?? "", "look");
+      await bench.until("the refused stop", () => stops.length === 1);
+      bench.signal.owner.write("and now?");
+      await bench.until("the answer", () => isSettled(bench) && bench.texts().at(-1) === "re: and now?");
+      expect([results.length, stops.length]).toEqual([2, 2]);
+      expect(bench.world.sessions()).toHaveLength(1);
+    },
+  );
+
   test("a stopped session that does not come to rest is waited for some minutes; then Claude says whether it takes a prompt", async () => {
     await using bench = await openBench({
       // It goes on with its tools: the stream is not silent.
