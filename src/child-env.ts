@@ -24,10 +24,14 @@ export function kill(pid: number, how: "SIGTERM" | "SIGKILL"): void {
   }
 }
 
-/** Ends, on Linux, processes that have left the group but carry the mark in their environment. */
+/**
+ * Ends, on Linux, processes that have left the group but carry the mark in their environment; never rejects. It finds none where
+ * `/proc` cannot be read, as when every descriptor is taken.
+ */
 export async function killMarked(mark: string): Promise<void> {
   if (process.platform !== "linux") return;
-  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/u.test(name))) {
+  const names = await readdir("/proc").catch(() => []);
+  for (const pid of names.filter((name) => /^\d+$/u.test(name))) {
     const env = await readFile(`/proc/${pid}/environ`, "latin1").catch(() => "");
     if (env.split("\0").includes(`SIGNALMAN_COMMAND=${mark}`)) kill(Number(pid), "SIGKILL");
   }

@@ -14,33 +14,39 @@ const timeoutMs: Millis = 180_000;
 const keptMax = 20;
 const endings: Readonly<Record<string, string>> = { "audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-m4a": "m4a" };
 
-/** The file is 0600 in a folder of its own, and is removed when the command has ended with all that it started. */
+/**
+ * The file is 0600 in a folder of its own, and is removed when the command has ended with all that it started. Resolves to null where
+ * the note could not be heard, also where the disk is full or every descriptor is taken; never rejects.
+ */
 export function createTranscribe(
   command: string,
   { log, clock }: { readonly log: Log; readonly clock: Clock },
 ): Transcribe {
   const kept = new Map<string, string>();
-  return async (bytes, contentType, signal) => {
-    const key = createHash("sha256").update(bytes).digest("hex");
-    const known = kept.get(key);
-    if (known !== undefined) return known;
+  const hear = async (bytes: Uint8Array, contentType: string, signal: AbortSignal): Promise<string | null> => {
     const folder = mkdtempSync(join(tmpdir(), "signalman-voice-"));
     try {
       const ending = endings[contentType] ?? contentType.split("/")[1]?.replace(/\W.*/u, "") ?? "audio";
       const file = join(folder, `note.${ending}`);
       writeFileSync(file, bytes, { mode: 0o600 });
       const { code, ended, output } = await runHelper(command, [file], timeoutMs, clock, signal);
-      if (code !== 0 || ended !== null) {
-        log.warn("voice note not transcribed", { code, ended });
-        return null;
-      }
-      const text = output.trim();
-      if (text === "") return null;
-      kept.set(key, text);
-      for (const [oldest] of kept) if (kept.size > keptMax) kept.delete(oldest);
-      return text;
+      if (code === 0 && ended === null) return output.trim() || null;
+      log.warn("voice note not transcribed", { code, ended });
+      return null;
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
+  };
+  return async (bytes, contentType, signal) => {
+    const key = createHash("sha256").update(bytes).digest("hex");
+    const known = kept.get(key);
+    if (known !== undefined) return known;
+    const text = await hear(bytes, contentType, signal).catch((error: unknown) => {
+      log.warn("voice note not transcribed", { error: error instanceof Error ? error.message : String(error) });
+      return null;
+    });
+    if (text !== null) kept.set(key, text);
+    for (const [oldest] of kept) if (kept.size > keptMax) kept.delete(oldest);
+    return text;
   };
 }

@@ -7,7 +7,7 @@ import { createClaudeApi, type ClaudeApi } from "../claude/api.ts";
 import type { Line } from "../claude/line.ts";
 import type { Clock, Random } from "../clock.ts";
 import type { Config } from "../config.ts";
-import { BridgeError } from "../core/errors.ts";
+import { BridgeError, errorRow } from "../core/errors.ts";
 import { isPerson, type AllowRule } from "../core/inbound.ts";
 import { ownProgram, type Address, type Millis } from "../core/model.ts";
 import type { Log } from "../log.ts";
@@ -140,7 +140,10 @@ export async function buildCodeLine({ config, clock, stack }: Deps): Promise<Lin
   const { chatFolder, openPlace } = await import("../projects/folders.ts");
   const folder = async (): Promise<string> => {
     const place = await openPlace(chatFolder(config.home), config.home);
-    return "root" in place ? place.root : config.home;
+    if ("root" in place) return place.root;
+    throw new BridgeError("claude_program", `Cannot start the claude program: ${place.refusal}`, {
+      hint: errorRow("database").hint,
+    });
   };
   const line = createCodeLine({ program: config.claudeCode, env: process.env, folder, clock, newId: randomUUID });
   stack.defer(() => line.close());

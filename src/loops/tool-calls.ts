@@ -7,7 +7,7 @@
  * The journal (`store/calls.ts`) moves each call once: no call runs twice, and Claude is told of one that a crash interrupted.
  */
 import type { Looked } from "../core/changes.ts";
-import { BridgeError, toFault } from "../core/errors.ts";
+import { BridgeError, errorRow, toFault } from "../core/errors.ts";
 import { ownProgram, type Chat, type Millis, type Session } from "../core/model.ts";
 import { plainText } from "../core/reply.ts";
 import { textFile } from "../core/text.ts";
@@ -208,7 +208,7 @@ async function ownPlace(system: string, project: Project, deps: ExecutorDeps): R
   const told = await deps.workplace.describe(project, deps);
   if ("refusal" in told)
     throw new BridgeError("claude_program", `Cannot start the claude program: ${told.refusal}`, {
-      hint: "Correct [projects] in config.toml.",
+      hint: project.name === "" ? errorRow("database").hint : "Correct [projects] in config.toml.",
     });
   const words = [system, searchRule, told.instructions].filter((part) => part !== "");
   return { tools: [], system: words.join("\n\n"), folder: told.root, mayRun: project.run };

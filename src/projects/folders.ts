@@ -103,8 +103,12 @@ export function chatFolder(home: string): Project {
 /** Opens the folder of a project, or that of chats without one, which is made where it is missing. */
 export async function openPlace(project: Project, home: string): Promise<Folder> {
   if (project.name !== "") return openFolder(project.folder, home);
-  await mkdir(project.folder, { recursive: true, mode: 0o700 });
-  return { root: await realpath(project.folder) };
+  try {
+    await mkdir(project.folder, { recursive: true, mode: 0o700 });
+    return { root: await realpath(project.folder) };
+  } catch (error) {
+    return { refusal: inWords(error, project.folder) };
+  }
 }
 
 const guides = ["CLAUDE.md", "AGENTS.md"];

@@ -1,10 +1,10 @@
 /** Which settings make a project, which folders can be one, and what the session is told of it. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import fc from "fast-check";
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import { instructionsOf, openFolder, readProjects } from "../../src/projects/folders.ts";
+import { chatFolder, instructionsOf, openFolder, openPlace, readProjects } from "../../src/projects/folders.ts";
 import { startRig, type Rig } from "./rig.ts";
 
 let rig: Rig;
@@ -139,4 +139,12 @@ test("a guide that leads out of the folder, to a secret, or is no text, is none"
   writeFileSync(join(rig.root, ".env"), "KEY=1");
   symlinkSync(".env", join(rig.root, "AGENTS.md"));
   expect(await instructionsOf(rig.project, rig.root)).toBe("");
+});
+
+test("the folder of chats is made; one that cannot be made is refused in words", async () => {
+  const chats = chatFolder(rig.home);
+  expect(await openPlace(chats, rig.home)).toEqual({ root: join(rig.home, "chats") });
+  rmSync(join(rig.home, "chats"), { recursive: true });
+  writeFileSync(join(rig.home, "chats"), "");
+  expect(await openPlace(chats, rig.home)).toEqual({ refusal: expect.stringContaining("file already exists") });
 });

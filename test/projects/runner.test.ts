@@ -285,3 +285,21 @@ test("through the journal: the whole command is shown, asked, run once, and its 
   const bad = await rig.ask("local_run", { command: "echo 2 failed; exit 1", timeout_ms: 5_000 });
   expect([bad.isError, bad.content]).toEqual([true, expect.stringContaining("exit code 1")]);
 });
+
+test("with every descriptor taken, a command could not be started, and nothing rejects", () => {
+  const script = `
+    import { openSync } from "node:fs";
+    import { systemClock } from "./src/clock.ts";
+    import { runHelper } from "./src/projects/runner.ts";
+    const held = [];
+    try {
+      for (;;) held.push(openSync("/dev/null"));
+    } catch {}
+    const { code, ended } = await runHelper("true", [], 1_000, systemClock, new AbortController().signal);
+    process.stdout.write(JSON.stringify({ code, ended, isTaken: held.length > 10 }));
+  `;
+  const command = ["sh", "-c", 'ulimit -n 100 && exec "$0" -e "$1"', process.execPath, script];
+  const { stdout, stderr } = Bun.spawnSync(command, { cwd: join(import.meta.dir, "../..") });
+  expect(stderr.toString()).toBe("");
+  expect(JSON.parse(stdout.toString())).toEqual({ code: null, ended: "could not be started", isTaken: true });
+});

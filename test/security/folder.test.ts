@@ -5,7 +5,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync }
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
 import { createTranscribe } from "../../src/transcribe.ts";
-import { quietLog } from "../doubles/quiet-log.ts";
+import { createHeardLog, quietLog } from "../doubles/quiet-log.ts";
 import { command, isBinary, newHome, type Home } from "../e2e/harness.ts";
 
 let folder: Home;
@@ -161,6 +161,24 @@ test("what writes voice notes down ends with all that it started: at its own end
   stopping.abort();
   expect(await heard).toBeNull();
   expect(isAlive()).toBe(false);
+});
+
+test("a voice note for which there is no room on the disk is one that could not be heard", async () => {
+  const log = createHeardLog();
+  const before = process.env["TMPDIR"];
+  process.env["TMPDIR"] = join(folder.path, "missing");
+  try {
+    const heard = createTranscribe("cat", { log, clock: systemClock })(
+      new Uint8Array([1]),
+      "audio/aac",
+      new AbortController().signal,
+    );
+    expect(await heard).toBeNull();
+  } finally {
+    if (before === undefined) delete process.env["TMPDIR"];
+    else process.env["TMPDIR"] = before;
+  }
+  expect(log.lines()).toEqual([expect.stringContaining("voice note not transcribed")]);
 });
 
 test("a program that we start gets listed variables only, and its path may have spaces", async () => {
