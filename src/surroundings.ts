@@ -95,7 +95,6 @@ export function surroundings(base: Base, deviceTag: string, outside: Outside): S
     hasOwnTimestamps: transport.capabilities.ownTimestamps,
     skewMs: () => transport.skewMs?.() ?? 0,
     isOwner: (envelope) => isFromOwner(envelope, config.allow, store.settings),
-    patienceMs: config.approvalMinutes * minuteMs,
     project: (of) =>
       config.projects.find((project) =>
         "name" in of
@@ -132,6 +131,5 @@ export function surroundings(base: Base, deviceTag: string, outside: Outside): S
   };
 }
 
-const minuteMs: Millis = 60_000;
 /** A message that waits to be sent for less counts as on its way, as the answer of `/status` itself does. */
 const passingMs: Millis = 5_000;

@@ -58,9 +58,17 @@ const decisions: { readonly [Type in Fact["type"]]: (view: View, fact: FactOf<Ty
   worked: (_, { id, body }) => [say("command", id, body), { do: "paid", id }],
   wished: fulfil,
   due: deliverReminder,
-  started: () => [],
+  started: leftBehind,
   setBack,
 };
+
+/** A prompt under way in a conversation of another backend, which the settings named before, is asked anew in a fresh one. */
+function leftBehind(view: View): Change[] {
+  const { left } = view;
+  if (left === null || underWayIn(view, left) === undefined) return [];
+  // `decide` ends that conversation, as before any change that makes another.
+  return gone(view, { session: left, isElsewhere: false }).filter((change) => change.do !== "endSession");
+}
 
 /** The oldest prompt is posted as soon as nothing is under way and Claude waits for no person. */
 function next(view: View, changes: readonly Change[]): Change[] {

@@ -6,7 +6,7 @@ import type { Change, View } from "./changes.ts";
 import { refuseAll, say, withdraw } from "./common-changes.ts";
 import { commandHelp, commands, type CommandName } from "./commands.ts";
 import { changeGuests, listGuests } from "./guests.ts";
-import { efforts, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";
+import { efforts, isSameAddress, textOf, type Context, type Envelope, type JsonValue } from "./model.ts";
 import { nearest, nearestModel } from "./nearest.ts";
 import { listReminders, cancelReminder } from "./reminders.ts";
 import { renderReply } from "./reply.ts";
@@ -142,12 +142,14 @@ const handlers: Record<Runnable, Handler> = {
     const { text, changes } = cancelReminder(view, envelope, Number(number));
     return tell(text, ...changes);
   },
-  retry({ id, view }) {
+  retry({ id, view, envelope: { source } }) {
     const last = view.look.lastPrompt();
     // A prompt whose text has disappeared, or was forgotten, cannot be asked again.
-    return last === null || textOf(last) === null
-      ? tell("Nothing was asked yet.")
-      : { text: null, changes: [openAs(id, last)] };
+    if (last === null || textOf(last) === null) return tell("Nothing was asked yet.");
+    // It would be asked in that person's name, and at that person's cost.
+    if (!source || !last.source || !isSameAddress(last.source, source))
+      return tell("That was asked by somebody else, who can have it asked again.");
+    return { text: null, changes: [openAs(id, last)] };
   },
   export({ id, view }) {
     const files = [textFile("conversation.md", view.look.transcript(), "text/markdown")];
@@ -170,9 +172,10 @@ const handlers: Record<Runnable, Handler> = {
       return tell(text, ...clear(view, "all"), { do: "forget", id: null });
     }
     if (word !== "") return tell("/forget deletes this conversation, /forget all every one of this chat.");
-    if (view.session === null) return tell("There is no conversation to forget.");
+    const session = view.session ?? view.left;
+    if (session === null) return tell("There is no conversation to forget.");
     const text = "Forgotten: this conversation is deleted here, and at Claude as soon as it can be reached.";
-    return tell(text, ...clear(view, "all"), { do: "forget", id: view.session.id });
+    return tell(text, ...clear(view, "all"), { do: "forget", id: session.id });
   },
 };
 

@@ -39,12 +39,9 @@ export function answerCall(
   world: Surroundings,
   { use: { id }, isAllowed, reason, approver }: ChangeOf<"answer">,
 ): string | undefined {
-  const call = store.calls.get(id);
   if (!isAllowed || approver === null) return dropCall(store, world, id, reason, approver);
-  if (call === null || call.basis === null) return;
-  const { inputHash, basis, sessionId } = call;
-  store.calls.allow(id, { inputHash, basis, approver, patienceMs: world.patienceMs }, world.now());
-  return sessionId;
+  store.calls.allow(id, approver, world.now());
+  return store.calls.get(id)?.sessionId;
 }
 
 function postResult(

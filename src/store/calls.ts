@@ -87,12 +87,8 @@ export function createCalls(db: Database) {
     list: (sessionId: string, most: number) =>
       many`WHERE session_id = ${sessionId} ORDER BY seen_at DESC LIMIT ${most}`,
     ask: (id: string, basis: string, now: Millis) => move(id, ["seen"], "asked", now, { basis }),
-    /** The yes holds for this input and for what was shown, once, and only within `patienceMs` of the question. */
-    allow(id: string, yes: { inputHash: string; basis: string; approver: string; patienceMs: Millis }, now: Millis) {
-      const { inputHash, basis, changedAt } = one`WHERE id = ${id}` ?? {};
-      const isMeant = inputHash === yes.inputHash && basis === yes.basis && (changedAt ?? 0) >= now - yes.patienceMs;
-      return isMeant && move(id, ["asked"], "allowed", now, yes);
-    },
+    /** A yes counts once, as long as the question is open: `loops/heartbeat` closes it, by a time that no clock and no sleep changes. */
+    allow: (id: string, approver: string, now: Millis) => move(id, ["asked"], "allowed", now, { approver }),
     /** `content`: the words for Claude, the person's reason in it. */
     deny: (id: string, content: string, approver: string, now: Millis) =>
       move(id, ["asked", "allowed"], "denied", now, { content, approver, isError: true }),

@@ -13,8 +13,9 @@ const jsonColumns: Readonly<Record<string, readonly string[]>> = {
   calls: ["input"],
   events: ["body"],
   inbox: ["envelope", "versions"],
-  outbox: ["chat", "body"],
+  outbox: ["chat", "body", "uses"],
   posts: ["request", "tries"],
+  reminders: ["chat", "source"],
   sessions: ["chat", "context", "stamps"],
   signal_groups: ["state"],
 };
@@ -58,13 +59,13 @@ async function checkTable(
   clock: Pick<Clock, "sleep">,
   signal: AbortSignal,
 ): Promise<string | null> {
-  const slice = `SELECT rowid AS at, *, ${isBroken(name)} AS isBroken FROM "${name}" WHERE rowid > ? ORDER BY rowid LIMIT ${sliceRows}`;
+  const slice = `SELECT rowid AS sliceAt, *, ${isBroken(name)} AS isBroken FROM "${name}" WHERE rowid > ? ORDER BY rowid LIMIT ${sliceRows}`;
   for (let from = wr === 1 ? null : -1; from !== null && !signal.aborted;) {
-    const rows = db.all<{ at: number; isBroken: 0 | 1 | null }>(slice, from);
+    const rows = db.all<{ sliceAt: number; isBroken: 0 | 1 | null }>(slice, from);
     if (rows.some((row) => row.isBroken === 1)) return brokenRow(name);
     if (rows.length < sliceRows && from === -1) break;
     if (rows.length < sliceRows) return checkIndexes(db, name);
-    from = rows.at(-1)?.at ?? null;
+    from = rows.at(-1)?.sliceAt ?? null;
     await clock.sleep(0);
   }
   return checkWhole(db, name);

@@ -147,6 +147,15 @@ function wrap(driver: Driver, path: string): Database {
 
 type Steps = { readonly [step in "begin" | "begun" | "commit" | "rollback" | "over"]: () => void };
 
+/** What fails after a commit takes nothing back: a read that failed is counted, and the queues look by themselves. */
+function runAfter(work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    if (!(error instanceof BridgeError)) throw error;
+  }
+}
+
 /** Transactions, one at a time, and the work that is due at the end of each. */
 function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
   const ending = new Set<() => void>();
@@ -159,13 +168,14 @@ function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
       if (isAtWork) return work();
       begin();
       isAtWork = true;
+      let due: typeof committed = [];
+      let result: T;
       try {
         begun();
-        const result = work();
+        result = work();
         for (const last of ending) last();
         commit();
-        for (const after of committed) after();
-        return result;
+        due = committed;
       } catch (error) {
         for (const listener of rolledBack) listener();
         try {
@@ -180,6 +190,8 @@ function createTransactions({ begin, begun, commit, rollback, over }: Steps) {
         ending.clear();
         committed = [];
       }
+      for (const after of due) runAfter(after);
+      return result;
     },
     beforeCommit: (work: () => void): void => (isAtWork ? void ending.add(work) : work()),
     afterCommit: (work: () => void): void => (isAtWork ? void committed.push(work) : work()),

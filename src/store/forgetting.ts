@@ -10,7 +10,7 @@ import { createSettings } from "./remembered.ts";
 export const lastingKeys = ["model", "effort", "verbose"] as const;
 
 export const emptyContent = `{"kind":"empty","what":"disappeared"}`;
-export const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}`;
+const emptyBody = `{"kind":"text","text":"","styles":[],"quote":null,"files":[]}`;
 
 type Row = { readonly chatKey: string; readonly remoteId: string | null; readonly context: string };
 

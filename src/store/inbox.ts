@@ -47,9 +47,11 @@ export function createInbox(db: Database) {
   return {
     /** The new row; null when the same message is there already (a redelivery). */
     accept(key: string, kind: InboxKind, envelope: Envelope, now: Millis): number | null {
+      const text = textOf(envelope)?.text;
+      // The row of a command may take other words (`/new words`, `/retry`): its own are in its key.
+      if (kind === "command" && text !== undefined) return insert(`${key}|${digest(text)}`, kind, envelope, now);
       const id = insert(key, kind, envelope, now);
       last = id !== null && kind === "prompt" ? { id, envelope } : null;
-      const text = textOf(envelope)?.text;
       if (id !== null || text === undefined) return id;
       const known = one`WHERE key = ${key}`;
       const knownText = known && textOf(known.envelope)?.text;

@@ -14,7 +14,7 @@
 import type { Millis } from "../core/model.ts";
 import type { Database } from "./database.ts";
 import { statements } from "./statements.ts";
-import { emptyBody, emptyContent, forgetUnused } from "./forgetting.ts";
+import { emptyContent, forgetUnused } from "./forgetting.ts";
 import { createSettings, type Settings } from "./remembered.ts";
 
 /** The chat's timer in seconds, as its latest message carries it; 0 is off, null says nothing. */
@@ -36,7 +36,13 @@ export function forget(db: Database, now: Millis): void {
       blanked += run`
         UPDATE inbox SET envelope = json_set(envelope, '$.content', json(${emptyContent}))
         WHERE chat_key = ${chatKey} AND state = 'done' AND done_at < ${before} AND json_extract(envelope, '$.content.kind') <> 'empty'`;
-      blanked += run`UPDATE outbox SET body = ${emptyBody} WHERE chat_key = ${chatKey} AND done_at < ${before} AND body <> ${emptyBody}`;
+      // What a row is stays, and so does a whole question that Signal did not take while it is open: it is sent again as it was.
+      blanked += run`
+        UPDATE outbox SET body = json_replace(body, '$.text', '', '$.styles', json('[]'), '$.quote', NULL, '$.files', json('[]'))
+        WHERE chat_key = ${chatKey} AND done_at < ${before}
+        AND (body ->> '$.text' <> '' OR json_array_length(body, '$.files') > 0)
+        AND NOT (why = 'ask' AND state = 'failed' AND (session_id IN (SELECT session_id FROM posts WHERE state <> 'done')
+          OR EXISTS (SELECT 1 FROM calls WHERE calls.session_id = outbox.session_id AND calls.state = 'asked')))`;
       blanked += run`
         UPDATE events SET body = CASE type
           WHEN 'tool_use' THEN json_set(body, '$.input', NULL)
@@ -86,7 +92,7 @@ export const pruneMax = 500;
 
 /**
  * Removes rows that are older than `before` and of no use any more; returns their number. From `pruneMax` on there are more: the logs come
- * first, in parts; the rest goes together, so that no reply outlives its row.
+ * first, in parts; the rest goes in one transaction. The newest row of the inbox stays, so that no id is given twice.
  */
 export function prune(db: Database, before: Millis): number {
   const { run } = statements(db);
@@ -94,7 +100,7 @@ export function prune(db: Database, before: Millis): number {
     const entries = pruneLogs(db, before);
     if (entries >= pruneMax) return entries;
     const whole = forgetUnused(db, before);
-    const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before}`;
+    const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before} AND id < (SELECT max(id) FROM inbox)`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
     run`DELETE FROM usage WHERE day < date(${before} / 1000, 'unixepoch', '-1 month') AND session_id NOT IN (SELECT id FROM sessions)`;

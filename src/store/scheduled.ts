@@ -18,10 +18,11 @@ export function createReminders(db: Database) {
     ofChat: (chat: string) => many`WHERE chat_key = ${chat} ORDER BY number`,
     /** How many reminders a person has in all chats. */
     countOf: (person: string) => value<number>`SELECT count(*) FROM reminders WHERE person = ${person}` ?? 0,
-    /** Reminders whose time has come, the earliest first. Asked each second: while none is due, this reads nothing. */
+    /** Reminders whose time has come, the earliest first, without damaged rows. Asked each second: while none is due, this reads nothing. */
     due(now: Millis, most: number): readonly Reminder[] {
       const first = value<Millis>`SELECT min(due_at) FROM reminders`;
-      return first === null || first > now ? [] : many`WHERE due_at <= ${now} ORDER BY due_at, id LIMIT ${most}`;
+      if (first === null || first > now) return [];
+      return many`WHERE due_at <= ${now} AND json_valid(chat) AND json_valid(source) ORDER BY due_at, id LIMIT ${most}`;
     },
     move: (id: number, dueAt: Millis) => run`UPDATE reminders SET due_at = ${dueAt} WHERE id = ${id}`,
     remove: (id: number) => run`DELETE FROM reminders WHERE id = ${id}`,

@@ -2,7 +2,7 @@
 import type { Ask, Look, Post, Prompt, Stage, View } from "../core/changes.ts";
 import { conversationsMax } from "../core/execute.ts";
 import type { Account, Chat, Context, Envelope, Millis, Session, Stamps } from "../core/model.ts";
-import { chatKey, ownProgram, textOf } from "../core/model.ts";
+import { chatKey, isSameAddress, ownProgram, textOf } from "../core/model.ts";
 import { nameOf, transcriptOf } from "../core/conversation.ts";
 import { personOf } from "../core/spend.ts";
 import { toUse, type Call } from "./calls.ts";
@@ -37,8 +37,6 @@ export type Surroundings = {
   /** The zone at whose midnight a day ends. */
   readonly timeZone: string;
   readonly isOwner: (envelope: Envelope) => boolean;
-  /** How long a yes to a call of our own tools may take. */
-  readonly patienceMs: Millis;
   /** The project of this name; or the one that a setting binds this chat to. */
   readonly project: (
     of: { readonly name: string } | { readonly chatKey: string },
@@ -178,7 +176,7 @@ export function createView(store: Store, world: Surroundings) {
       announcedUpTo: () => Number(settings.get(`digest:${key}`) ?? 0),
       endedText({ source }, sentAt) {
         const row = inbox.ended(key, sentAt);
-        const isSame = row?.envelope.source?.aci === source?.aci && row?.envelope.source?.number === source?.number;
+        const isSame = row?.envelope.source && source && isSameAddress(row.envelope.source, source);
         return (isSame && row && textOf(row.envelope)?.text.trim()) || null;
       },
       spend: ({ source }) => spendOf(store, world, personOf(source)),

@@ -8,6 +8,7 @@ import {
   at,
   prompt,
   ask,
+  session,
   viewOf,
   log,
   processed,
@@ -40,6 +41,13 @@ test("asked: an open prompt is posted, or Claude waits for a person", () => {
   // What an older version, or a crash, left lying goes on with the start.
   expect(decided(viewOf([prompt(1, null), prompt(2, null)]), { type: "started" })).toEqual(["ask 1"]);
   expect(decided(viewOf([prompt(1, null)], { asks: [ask("a", 50)] }), { type: "started" })).toEqual([]);
+});
+
+test("asked: a prompt under way in a conversation of another backend is asked anew with the start, and the person is told", () => {
+  const left = { ...session, id: "other" };
+  const post = { sessionId: "other", state: "posted", tries: {} } as const;
+  const view = viewOf([prompt(1, null, { post })], { session: null, left });
+  expect(decided(view, { type: "started" })).toEqual(["end other", "again 1 anew", "say gone other"]);
 });
 
 /** Every fact of this page, in every standing. */

@@ -88,7 +88,6 @@ export async function createChatRig(
     spendLimitCents: null,
     timeZone: "UTC",
     isOwner: () => true,
-    patienceMs: 3_600_000,
     project: () => null,
     mayAlways: () => false,
     grantEdits: () => undefined,

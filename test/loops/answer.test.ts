@@ -218,6 +218,19 @@ test("what Claude says while no stream is open is delivered after the reconnect,
   expect(bench.texts()).toEqual(["re: hello", "one", "two"]);
 });
 
+test("/retry in a group asks one's own last prompt again, and no other person's", async () => {
+  await using bench = await openBench();
+  const { signal } = bench;
+  const mention = { group: listedGroup, isMention: true };
+  signal.owner.write("hello", mention);
+  await bench.until("the answer", () => isSettled(bench));
+  signal.person(people.ann, "Ann").write("/retry", mention);
+  await bench.until("the word", () => bench.texts().some((text) => text.includes("asked by somebody else")));
+  signal.owner.write("/retry", mention);
+  await bench.until("the answer", () => isSettled(bench));
+  expect(bench.posts).toHaveLength(2);
+});
+
 test("members of a group are mentioned by the name that they gave themselves, in quotes too", async () => {
   await using bench = await openBench();
   const { signal } = bench;

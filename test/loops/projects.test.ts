@@ -108,6 +108,16 @@ test("what asks at the same time is one message with numbers; what is left of it
   });
 });
 
+test("a question's time does not run while the machine sleeps, or as its clock is set: a yes after hours of that is a yes", async () => {
+  const stage = await open([edit, { say: "The typo is gone." }]);
+  stage.write("fix the typo");
+  await until("the question", () => question(stage) !== undefined);
+  await stage.sleep(8 * 3_600);
+  react(stage, "👍");
+  await until("the answer", () => isSaid("The typo is gone."));
+  expect(readme()).toBe("# The garden\n");
+});
+
 test("a question that Signal did not take is said again whole when the person writes; until it is there no yes counts", async () => {
   const stage = await open([edit, { say: "The typo is gone." }]);
   stage.signal.faults.refuseSends("send_rejected");

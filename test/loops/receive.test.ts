@@ -97,6 +97,19 @@ test("a redelivered message is answered once", async () => {
   expect(bench.texts()).toEqual(["re: hello"]);
 });
 
+test("a command that is redelivered is done once, also where its row has taken other words", async () => {
+  await using bench = await openBench();
+  bench.signal.owner.write("hello");
+  await bench.until("order", () => isSettled(bench));
+  const commands = [bench.signal.owner.write("/new buy milk"), bench.signal.owner.write("/retry")];
+  await bench.until("order", () => isSettled(bench));
+  const posts = [...bench.posts];
+  for (const command of commands) bench.signal.deliver(command);
+  await bench.pass(60_000);
+  expect(bench.posts).toEqual(posts);
+  expect(posts).toEqual(["hello", "buy milk", "hello"]);
+});
+
 test("strangers, unlisted groups and talk without a mention are acknowledged, and nothing of them is kept or logged", async () => {
   await using bench = await openBench();
   const stranger = bench.signal.person(people.stranger, secretWord);

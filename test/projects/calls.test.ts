@@ -1,7 +1,7 @@
 /** The journal: each call moves along one arrow once, and a yes holds for what was shown, once, and in time. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import fc from "fast-check";
-import { hashInput, unknownOutcome } from "../../src/store/calls.ts";
+import { unknownOutcome } from "../../src/store/calls.ts";
 import { startRig, type Rig } from "./rig.ts";
 
 let rig: Rig;
@@ -9,8 +9,6 @@ beforeEach(async () => void (rig = await startRig()));
 afterEach(() => rig.stop());
 
 const call = { id: "c", sessionId: "s", turn: "t", project: "garden", tool: "local_run", input: { command: "ls" } };
-const inputHash = hashInput(call.tool, call.input);
-const yes = { inputHash, basis: "b", approver: "owner", patienceMs: 100 };
 
 test("an event that is read twice is one call", () => {
   expect([rig.calls.see(call, 1), rig.calls.see({ ...call, input: {} }, 2)]).toEqual([true, false]);
@@ -29,21 +27,10 @@ test("calls of one moment stay in Claude's order", () => {
   expect(rig.calls.open("s").map(({ id }) => id)).toEqual(["sevt_9", "sevt_10", "sevt_8"]);
 });
 
-test.each([
-  ["another input", { inputHash: "x" }, 10],
-  ["another question", { basis: "x" }, 10],
-  ["a question that is over", {}, 200],
-])("a yes to %s is none", (_, over, now) => {
-  rig.calls.see(call, 1);
-  rig.calls.ask("c", "b", 5);
-  expect(rig.calls.allow("c", { ...yes, ...over }, now)).toBe(false);
-  expect(rig.rowOf("c").state).toBe("asked");
-});
-
 test("a yes counts once, also after a restart, and starts one run", () => {
   rig.calls.see(call, 1);
   rig.calls.ask("c", "b", 5);
-  expect([rig.calls.allow("c", yes, 10), rig.calls.allow("c", yes, 10)]).toEqual([true, false]);
+  expect([rig.calls.allow("c", "owner", 10), rig.calls.allow("c", "owner", 10)]).toEqual([true, false]);
   expect([rig.calls.start("c", "allowed", 11), rig.calls.start("c", "allowed", 11)]).toEqual([true, false]);
   expect(rig.calls.deny("c", "no", "owner", 12)).toBe(false);
   expect(rig.calls.finish("c", { content: "out", isError: false }, 12)).toBe(true);
@@ -61,7 +48,7 @@ test("a no, and a question without an answer, are settled in words and posted", 
   expect(rig.calls.deny("c", "The owner said no: not now", "owner", 6)).toBe(true);
   expect(rig.calls.expire("d", "No answer came", 6)).toBe(true);
   for (const id of ["c", "d"]) {
-    expect(rig.calls.allow(id, yes, 7)).toBe(false);
+    expect(rig.calls.allow(id, "owner", 7)).toBe(false);
     expect(rig.rowOf(id).isError).toBe(true);
     expect(rig.calls.markPosted(id, 8)).toBe(true);
   }
@@ -88,7 +75,7 @@ test("posted calls go with their age; calls go with their session", () => {
 
 const moves = {
   ask: () => rig.calls.ask("c", "b", 1),
-  allow: () => rig.calls.allow("c", yes, 1),
+  allow: () => rig.calls.allow("c", "owner", 1),
   deny: () => rig.calls.deny("c", "no", "owner", 1),
   expire: () => rig.calls.expire("c", "late", 1),
   startSeen: () => rig.calls.start("c", "seen", 1),

@@ -77,10 +77,7 @@ export async function startRig(over: Partial<Project> = {}, sandbox: CommandSand
     if (plan.verdict === "asks") calls.ask(id, plan.basis, systemClock.now());
     return plan;
   }
-  function yes(id: string, patienceMs = 60_000): boolean {
-    const { inputHash, basis } = rowOf(id);
-    return calls.allow(id, { inputHash, basis: basis ?? "", approver: "owner", patienceMs }, systemClock.now());
-  }
+  const yes = (id: string): boolean => calls.allow(id, "owner", systemClock.now());
   /** What is seen and asks is left as it is. */
   const run = async (id: string, signal = never, given: ExecutorDeps = deps) => {
     const done = await runCall(project, { id }, given, signal);

@@ -98,6 +98,19 @@ test("in a large database the row behind the first slices is found, and so is a 
   expect(await find()).toContain("malformed");
 });
 
+test("in a long log, too, whose entries have a time of their own", async () => {
+  store.db.run(
+    "INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES ('s', 'self', '{}', 'messages', 'active', '{}', '{}', 0, 0)",
+  );
+  const add = "INSERT INTO events (session_id, id, type, at, body) VALUES ('s', ?, 'reply', ?, ?)";
+  store.db.transaction(() => {
+    for (let seq = 0; seq < 1_200; seq++) store.db.run(add, `e${seq}`, 1_795_000_000_000 + seq, "{}");
+  });
+  expect(await find()).toBeNull();
+  store.db.run("UPDATE events SET body = 'damaged' WHERE id = 'e1100'");
+  expect(await find()).toBe("a row of events is malformed");
+});
+
 test("a file that is deleted or replaced beneath the process is told", () => {
   store.db.exec("PRAGMA user_version");
   store.settings.set("alive_at", "1");

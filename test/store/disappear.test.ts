@@ -60,3 +60,47 @@ test("where messages disappear nothing of them stays in the log: no text, no too
     rmSync(home, { recursive: true });
   }
 });
+
+test("of our messages the words disappear: what a row is stays, and a question that Signal did not take is kept while it is open", async () => {
+  const home = mkdtempSync(join(tmpdir(), "signalman-disappear-"));
+  const db = await openDatabase(join(home, "signalman.db"));
+  try {
+    migrate(db);
+    db.run("INSERT INTO settings (key, value) VALUES ('timer:self', '60')");
+    db.run(
+      "INSERT INTO sessions (id, chat_key, chat, backend, state, context, stamps, created_at, used_at) VALUES ('s', 'self', '{}', 'messages', 'active', '{}', '{}', 0, 100000)",
+    );
+    db.run(
+      "INSERT INTO posts (session_id, kind, subject, state, created_at) VALUES ('s', 'prompt', '1', 'waiting', 100000)",
+    );
+    const text = { kind: "text", text: "SECRET", styles: [{ start: 0 }], quote: { text: "SECRET" }, files: [] };
+    const rows = [
+      ["reply", "sent", text],
+      ["reply", "sent", { kind: "edit", targetSentAt: 7, text: "SECRET", styles: [] }],
+      ["mark", "sent", { kind: "reaction", emoji: "👍", targetSentAt: 7 }],
+      ["file", "sent", { ...text, text: "", files: [{ data: "SECRET" }] }],
+      ["ask", "sent", text],
+      ["ask", "failed", text],
+    ] as const;
+    for (const [index, [why, state, body]] of rows.entries())
+      db.run(
+        "INSERT INTO outbox (why, session_id, subject, part, chat_key, chat, timestamp, body, state, created_at, done_at) VALUES (?, 's', ?, 0, 'self', '{}', ?, ?, ?, 0, 1000)",
+        why,
+        String(index),
+        index,
+        JSON.stringify(body),
+        state,
+      );
+    const bodies = () => db.all<{ body: string }>("SELECT body FROM outbox ORDER BY id").map(({ body }) => body);
+    forget(db, 120_000);
+    const blank = { kind: "text", text: "", styles: [], quote: null, files: [] };
+    const edit = { kind: "edit", targetSentAt: 7, text: "", styles: [] };
+    expect(bodies().map((body) => JSON.parse(body) as unknown)).toEqual([blank, edit, rows[2][2], blank, blank, text]);
+    db.run("UPDATE posts SET state = 'done'");
+    forget(db, 120_000);
+    expect(bodies().join("\n")).not.toContain("SECRET");
+  } finally {
+    db.close();
+    rmSync(home, { recursive: true });
+  }
+});

@@ -30,6 +30,15 @@ test("a row comes when it is due, earliest first, and moves or goes", async () =
   expect(reminders.ofChat("self").map(({ number, dueAt }) => [number, dueAt])).toEqual([[2, at + 9]]);
 });
 
+test("a damaged row holds up no other", async () => {
+  rig = await createChatRig();
+  const { reminders, db } = rig.store;
+  reminders.add(tea, of(1), at);
+  reminders.add(tea, of(2), at);
+  db.run("UPDATE reminders SET chat = 'damaged' WHERE number = 1");
+  expect(reminders.due(at, 9).map(({ number }) => number)).toEqual([2]);
+});
+
 test("a file from before them opens: what is in it stays, and they can be set", async () => {
   const before = steps.findIndex((step) => step.includes("CREATE TABLE reminders"));
   rig = await createChatRig({}, async (file) => {

@@ -162,6 +162,16 @@ test("a conversation that was not used for so long is deleted, here and at Claud
   expect(store.settings.get("chosen:self")).toBe('{"model":"claude-test"}');
 });
 
+test("no id of the inbox is given twice, though every row of it is old", () => {
+  const first = store.inbox.accept("a", "command", envelopeOf(1), 1) ?? 0;
+  store.inbox.finish(first, "answered", 2);
+  store.prune(999 * dayMs);
+  const second = store.inbox.accept("b", "command", envelopeOf(2), 3) ?? 0;
+  expect(second).toBeGreaterThan(first);
+  store.prune(999 * dayMs);
+  expect(count("inbox")).toBe(1);
+});
+
 test("a log of months goes in parts, the oldest first, so that nothing waits long for one", () => {
   store.sessions.create("s", chat, "messages", {}, {}, 1_000 * dayMs);
   store.sessions.create("unused", { kind: "group", id: "g" }, "messages", {}, {}, 1);

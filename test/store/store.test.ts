@@ -232,6 +232,17 @@ describe("the posts", () => {
       { state: "posted", eventId: "e2" },
     ]);
   });
+  test("what fails after a commit takes nothing back, and keeps no other work from being done", () => {
+    const done: string[] = [];
+    store.db.onRollback(() => done.push("rollback"));
+    const told = store.db.transaction(() => {
+      store.settings.set("alive_at", "1");
+      store.db.afterCommit(() => store.db.exec("PRAGMA no such thing"));
+      store.db.afterCommit(() => void done.push(String(store.settings.get("alive_at"))));
+      return "told";
+    });
+    expect([told, done]).toEqual(["told", ["1"]]);
+  });
   test("only a prompt is followed: the rest is over once it is in the log", () => {
     store.posts.add("s", "interrupt", "7", { kind: "interrupt" }, 1);
     const [post] = store.posts.open("s");
