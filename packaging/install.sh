@@ -60,7 +60,8 @@ mkdir -p "$folder"
 rm -rf "$fresh"
 mv "$work/$name" "$fresh"
 chmod 755 "$fresh"
-version_of() { [ ! -x "$1" ] || "$1" --version 2>/dev/null | sed -n 's/^signalman \([0-9.]*\).*/\1/p'; }
+bounded="$(command -v timeout || true)"
+version_of() { [ ! -x "$1" ] || ${bounded:+"$bounded" 20} "$1" --version 2>/dev/null | sed -n 's/^signalman \([0-9.]*\).*/\1/p'; }
 new="$(version_of "$fresh")" old="$(version_of "$folder/signalman")"
 [ -n "$new" ] || die "The new binary does not start here. Nothing was installed."
 [ ! -d "$folder/signalman" ] || die "$folder/signalman is a folder. Nothing was installed."

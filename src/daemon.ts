@@ -143,7 +143,8 @@ function wire(base: Base): Daemon {
   const spawn = (work: Promise<void>): void => void tasks.push(work.catch(onBug));
   const checkup = createCheckup(bridge);
   const health = createHealth(base, loops, checkup);
-  const hooks = { networkKey: base.networkKey, wakeAll, onStoreFault: loops.onStoreFault, checkup };
+  const { onStoreFault, tidy } = loops;
+  const hooks = { networkKey: base.networkKey, wakeAll, onStoreFault, checkup, tidy };
   spawn(beat({ ...bridge, ...hooks }, connection, stopping.signal));
   spawn(send.run(sending.signal));
   for (const loop of [follow, loops.files, loops.calls]) spawn(loop.run(stopping.signal, killing.signal));
@@ -267,6 +268,7 @@ function createLoops(base: Base, stopping: AbortSignal, ends: Pick<Work, "onBug"
     isConnected,
     onStoreFault,
     storeFault: () => storeFault,
+    tidy: callDeps.tidy,
   };
 }
 

@@ -20,8 +20,12 @@ for (const name of ["SIGINT", "SIGTERM", ...(isHangupIgnored() ? [] : ["SIGHUP" 
     if (stopping.signal.aborted) process.exit(interrupted);
     stopping.abort(name);
   });
-/** Exits where the reader of a pipe went away (`signalman sessions | head`), since no reader is left. */
-process.stdout.on("error", () => process.exit(0));
+/** Exits where the reader of a pipe went away (`signalman sessions | head`), since no reader is left; output that is lost is a failure. */
+process.stdout.on("error", ({ code }: NodeJS.ErrnoException) => process.exit(code === "EPIPE" ? 0 : 1));
+/** A log that cannot be written, on a full disk or to a pipe without a reader, ends nothing. */
+process.stderr.on("error", () => undefined);
+/** SIGUSR1 means `signalman reconnect`; where nothing is connected yet it would end the process. Windows has no such signal. */
+if (process.platform !== "win32") process.on("SIGUSR1", () => undefined);
 
 /** Requests to this machine go past a proxy of the environment, which would see tokens and messages. */
 const { NO_PROXY = "", no_proxy = "" } = process.env;

@@ -1,4 +1,6 @@
 /** Gives decisions, and calls of our own tools, the world outside of the database: settings, clock, chance, the line to Claude. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import privacyPage from "../docs/privacy.md" with { type: "text" };
 import type { Config } from "./config.ts";
 import type { Stage } from "./core/changes.ts";
@@ -51,6 +53,10 @@ export function createCallDeps(
       return config.projects;
     },
     executor: () => (found ??= find()),
+    async tidy() {
+      const folder = join(config.home, "undo");
+      if (existsSync(folder)) await (await (found ??= find())).undo.prune().catch(() => undefined);
+    },
   };
 }
 

@@ -12,5 +12,11 @@ try {
   process.exit(1);
 }
 const child = spawn(file, process.argv.slice(2), { stdio: "inherit" });
-for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(name, () => child.kill(name));
+// Ctrl-C reaches both from the terminal: a second one would not wait for an orderly stop.
+process.on("SIGINT", () => undefined);
+for (const name of ["SIGTERM", "SIGHUP"]) process.on(name, () => child.kill(name));
+child.on("error", ({ message }) => {
+  process.stderr.write(`signalman: ${file} does not start: ${message}\n`);
+  process.exit(1);
+});
 child.on("exit", (code, signal) => (signal ? process.kill(process.pid, signal) : process.exit(code)));

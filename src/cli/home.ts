@@ -207,7 +207,7 @@ export async function restore(cli: Cli, { force }: Options, file = ""): Promise<
     rmSync(fresh, { force: true });
     db.copyTo(fresh);
     chmodSync(fresh, 0o600);
-    for (const suffix of ["", "-wal", "-shm"]) rmSync(target + suffix, { force: true });
+    for (const suffix of ["-wal", "-shm"]) rmSync(target + suffix, { force: true });
     renameSync(fresh, target);
   }
   const settings = configFile(cli);

@@ -10,8 +10,9 @@ import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { childEnv } from "../child-env.ts";
-import type { Loaded } from "../config.ts";
+import type { Config, Loaded } from "../config.ts";
 import { BridgeError } from "../core/errors.ts";
+import { ownProgram } from "../core/model.ts";
 import { variableOf, settingKeys } from "../settings.ts";
 import { load, ownCommand, runAttached, wrong, type Cli, type Io } from "./io.ts";
 
@@ -53,7 +54,8 @@ type Manager = {
 };
 
 /** @throws BridgeError `unsupported` where there is no service manager that we know */
-function managerOf(cli: Cli, home: string, { platform, command, exec }: ServicePlace): Manager {
+function managerOf(cli: Cli, config: Config, { platform, command, exec }: ServicePlace): Manager {
+  const { home } = config;
   const user = cli.env["HOME"] || homedir();
   if (platform === "darwin") {
     const domain = `gui/${process.getuid?.() ?? 0}`;
@@ -83,12 +85,22 @@ function managerOf(cli: Cli, home: string, { platform, command, exec }: ServiceP
       const canSandbox = (await exec("systemd-run", "--user", "--wait", "--quiet", ...sandbox, "true")).code === 0;
       if (!canSandbox)
         cli.err("This system gives a user's service no file system view of its own: the unit goes without.\n");
-      return systemdUnit(command, home, canSandbox);
+      return systemdUnit(command, home, canSandbox, placesOf(config, user));
     },
     up: [systemctl("daemon-reload"), systemctl("enable", "--now", unit)],
     down: systemctl("disable", "--now", unit),
     probe: systemctl("is-active", "--quiet", unit),
     advice: "It ends with your last login; to keep it running: loginctl enable-linger\n",
+  };
+}
+
+/** The folders of the projects; and where Claude Code is used, what it keeps of itself. */
+function placesOf({ projects, backend }: Config, user: string): UnitPlaces {
+  const isOwn = backend === ownProgram || projects.some((project) => project.backend === ownProgram);
+  const own = isOwn ? [join(user, ".claude"), join(user, ".claude.json")] : [];
+  return {
+    folders: [...projects.map(({ folder }) => folder), ...own],
+    isNested: isOwn || projects.some(({ run }) => run),
   };
 }
 
@@ -100,12 +112,22 @@ const noManager = (where: string): BridgeError =>
 const fill = (template: string, values: Readonly<Record<string, string>>): string =>
   template.replaceAll(/@(\w+)@/gu, (_, name: string) => values[name] ?? "");
 
+/** What the unit lets signalman write beside its home, and whether programs that it starts make sandboxes of their own. */
+export type UnitPlaces = { readonly folders: readonly string[]; readonly isNested: boolean };
+
 /** packaging/signalman.service, filled; without a sandbox the lines that make one are comments. */
-export function systemdUnit(command: readonly string[], home: string, canSandbox: boolean): string {
+export function systemdUnit(
+  command: readonly string[],
+  home: string,
+  canSandbox: boolean,
+  { folders, isNested }: UnitPlaces = { folders: [], isNested: false },
+): string {
   const quote = (word: string): string => `"${word.replaceAll("%", "%%").replaceAll(/[\\"]/gu, "\\$&")}"`;
   const START = [...command, "run"].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
-  const places = { HOME: quote(`SIGNALMAN_HOME=${home}`), FOLDER: quote(home) };
-  return fill(unitTemplate, { START, ...places, SANDBOX: canSandbox ? "" : "# " });
+  // A folder that is not there, as of a disk that is not mounted, keeps the service from nothing.
+  const writable = [home, ...folders.map((folder) => `-${folder}`)].map(quote).join(" ");
+  const places = { HOME: quote(`SIGNALMAN_HOME=${home}`), FOLDER: writable };
+  return fill(unitTemplate, { START, ...places, SANDBOX: canSandbox ? "" : "# ", NESTED: isNested ? "# " : "" });
 }
 
 /** packaging/org.signalman.daemon.plist, filled. */
@@ -124,7 +146,7 @@ const stateTexts = {
 
 /** The service of this home, as the commands and doctor see it. @throws BridgeError `unsupported` where there can be none */
 export function serviceOf(cli: Cli, { config, origins }: Loaded = load(cli), place: ServicePlace = here) {
-  const { file, text, up, down, probe, advice } = managerOf(cli, config.home, place);
+  const { file, text, up, down, probe, advice } = managerOf(cli, config, place);
 
   const state = async (): Promise<keyof typeof stateTexts> => {
     if (!existsSync(file)) return "none";

@@ -288,6 +288,7 @@ export const errorTable = {
   database_newer: person(
     "The database was written by a newer signalman",
     "Update signalman, or use another home folder.",
+    { exit: 2 },
   ),
   update: never(
     "The newest release could not be put in place",

@@ -23,6 +23,8 @@ type Hooks = {
   readonly wakeAll: () => void;
   readonly onStoreFault: OnFault;
   readonly checkup: Checkup;
+  /** Removes files that are of no use any more. */
+  readonly tidy: () => Promise<void>;
 };
 
 /**
@@ -30,7 +32,7 @@ type Hooks = {
  * written, so that a database which refuses it is known (`onStoreFault`) before the next message comes.
  */
 export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop, stop: AbortSignal): Promise<void> {
-  const { config, clock, log, store, networkKey, wakeAll, onStoreFault, checkup } = bridge;
+  const { config, clock, log, store, networkKey, wakeAll, onStoreFault, checkup, tidy } = bridge;
   const expire = createExpiry(bridge);
   const every = (ms: Millis): (() => boolean) => {
     let at = clock.monotonic();
@@ -49,6 +51,7 @@ export async function beat(bridge: Bridge & Hooks, { dispatch }: ConnectionLoop,
     const isMore = (): boolean =>
       clock.monotonic() >= trustedAt && (attempt(log, postponed, () => store.prune(before)) ?? 0) >= pruneMax;
     while (!stop.aborted && isMore()) await clock.sleep(0);
+    await tidy();
   };
   const aliveAt = attempt(log, postponed, () => Number(store.settings.get("alive_at") ?? last)) ?? last;
   if (last - aliveAt > leapMs) trustedAt += dayMs;

@@ -26,6 +26,8 @@ export type CallDeps = {
   readonly projects: readonly Project[];
   /** Built when a call first needs it. */
   readonly executor: () => Promise<ExecutorDeps>;
+  /** Removes the files that are kept for `/undo` and of no use any more, as after `/forget`. Never rejects for a fault of the folder. */
+  readonly tidy: () => Promise<void>;
 };
 
 /** Conversations whose calls run at the same time. */

@@ -75,10 +75,13 @@ export async function takeBack(
 }
 
 const hasFilters = 3;
-/** Runs no program that the folder's own configuration names to git: where it has filters, which git cannot leave out, git is not asked. */
-const gitDiff = `export GIT_OPTIONAL_LOCKS=0
-safe() { git --no-pager -c core.fsmonitor=false "$@"; }
-for scope in local worktree; do safe config --$scope --includes --name-only --get-regexp '^filter[.]' && exit ${hasFilters}; done
+/**
+ * Runs no program that the folder's own configuration or hooks name to git, fetches nothing, and looks at no other folder: where there are
+ * filters, which git cannot leave out, git is not asked.
+ */
+const gitDiff = `export GIT_OPTIONAL_LOCKS=0 GIT_NO_LAZY_FETCH=1 GIT_ALLOW_PROTOCOL= GIT_DIR=.git GIT_WORK_TREE=.
+safe() { git --no-pager -c core.fsmonitor=false -c core.hooksPath=/dev/null "$@"; }
+for scope in local worktree; do safe config --$scope --includes --name-only --get-regexp '^(filter|lfs)[.]' && exit ${hasFilters}; done
 safe diff --no-ext-diff --no-textconv --ignore-submodules=all --no-color HEAD -- . && safe ls-files --others --exclude-standard | sed "s/^/new: /"`;
 
 /** Resolves to the changes: git's own diff where the folder has git, else the changes of the session. */

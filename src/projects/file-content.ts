@@ -1,6 +1,7 @@
 /** A file of a project as it is now: its real place, its bytes, their hash; and its replacement. */
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
+import type { Dirent } from "node:fs";
 import { glob, readFile, realpath, rm, stat } from "node:fs/promises";
 import { isAbsolute, join, relative, sep } from "node:path";
 import { getSystemErrorMessage } from "node:util";
@@ -52,17 +53,25 @@ export function inWords(error: unknown, path: string): string {
   return error.message.replace("the session's working directory", "the project's folder");
 }
 
+/** True for a pattern of names that is no path within a folder. */
+export const leavesFolder = (pattern: string): boolean =>
+  isAbsolute(pattern) || pattern.split(/[\\/{},]/u).includes("..");
+
 /** Names that `list` looks at together, and in all. */
 const [listedAtOnce, listedMax] = [100, 50_000];
 
 /**
  * Resolves to the files under a folder whose names fit a pattern, newest first, at most `max`, a line each: as the SDK's own body does,
- * but not one file after the other. A link to a file is left out, and so is a file that a link leads to outside of the folder.
+ * but not one file after the other. A link to a file is left out, and so is a file that a link leads to outside of the folder. Only the
+ * folder is walked through, until `signal` aborts.
  */
-export async function list(folder: string, pattern: string, max: number): Promise<string> {
-  if (isAbsolute(pattern) || pattern.split(/[\\/{},]/u).includes(".."))
-    throw new Error("a pattern is relative to the folder, and has no ..");
-  const isNoise = ({ name }: { readonly name: string }): boolean => name === ".git" || name === "node_modules";
+export async function list(folder: string, pattern: string, max: number, signal: AbortSignal): Promise<string> {
+  if (leavesFolder(pattern)) throw new Error("a pattern is relative to the folder, and has no ..");
+  const isNoise = ({ name, parentPath }: Dirent): boolean => {
+    signal.throwIfAborted();
+    const isWithin = parentPath === folder || parentPath.startsWith(folder + sep);
+    return !isWithin || name === ".git" || name === "node_modules";
+  };
   const paths: string[] = [];
   for await (const entry of glob(pattern, { cwd: folder, withFileTypes: true, exclude: isNoise })) {
     if (entry.isFile()) paths.push(join(entry.parentPath, entry.name));

@@ -82,8 +82,11 @@ export async function openFolder(folder: string, home: string): Promise<Folder> 
   }
   const [user, own] = await Promise.all([canonical(homedir()), canonical(home)]);
   // Letter case is ignored, which can only refuse more.
-  const isWithin = (outer: string, inner: string): boolean =>
-    !/^\.\.(?=$|[/\\])/u.test(relative(outer.toLowerCase(), inner.toLowerCase()) || ".");
+  const isWithin = (outer: string, inner: string): boolean => {
+    const way = relative(outer.toLowerCase(), inner.toLowerCase());
+    // From one drive of Windows to another no way leads.
+    return !/^\.\.(?=$|[/\\])/u.test(way) && !isAbsolute(way);
+  };
   if (dirname(root) === root) return refuse("is the whole disk: name one folder");
   if (isWithin(root, user)) return refuse("holds your whole home folder: name one folder in it");
   if (isWithin(root, own)) return refuse("holds signalman's own home, with its keys");

@@ -6,7 +6,7 @@ import { stat } from "node:fs/promises";
 import { itemOf } from "../core/question.ts";
 import type { JsonValue } from "../core/model.ts";
 import { hashInput, type CallResult } from "../store/calls.ts";
-import { locate } from "./file-content.ts";
+import { leavesFolder, locate } from "./file-content.ts";
 import { twins } from "./policy.ts";
 import { planCall, type Plan, type CallSite } from "./tools.ts";
 
@@ -38,6 +38,7 @@ export async function planPermission(tool: string, input: unknown, site: CallSit
     if (isPlainHelper(tool, input)) return { verdict: "free", reason: "it asks for what it does", ...deed };
     return { verdict: "asks", reason: "it may do anything", ...deed };
   }
+  if (leadsOut(tool, input)) return { verdict: "never", reason: "It leads out of the project's folder." };
   const plan = await planCall(twin, input, { ...site, sandbox: noSandbox });
   if (plan.verdict === "never") return plan;
   const isOpen = twin === "local_grep" && (await showsLines(input as Search, site));
@@ -55,6 +56,13 @@ export async function planPermission(tool: string, input: unknown, site: CallSit
       return yes;
     },
   };
+}
+
+/** True for names that lead the program out of the folder: it takes `~` for the home folder, and a pattern of `Glob` may be a path. */
+function leadsOut(tool: string, input: unknown): boolean {
+  const { file_path: file, notebook_path: book, path, pattern } = Object(input) as Readonly<Record<string, unknown>>;
+  const walked = tool === "Glob" && typeof pattern === "string" ? pattern : "";
+  return [file, book, path, walked].some((name) => String(name).startsWith("~")) || leavesFolder(walked);
 }
 
 type Search = { readonly output_mode?: string; readonly path?: string };

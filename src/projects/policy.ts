@@ -41,7 +41,7 @@ const secretParts = [
   /\.(pem|key|p8|p12|pfx|jks|keystore|kdbx|ppk|gpg|age|asc|keytab|ovpn|tfstate|tfvars)$/u,
 ];
 const guardedParts =
-  /^(\.git|\.claude|\.github|\.gitlab-ci\.yml|\.vscode|\.idea|\.husky|\.devcontainer|\.gitattributes|\.gitmodules|\.mcp\.json|claude(\.local)?\.md|agents\.md)$/u;
+  /^(\.git|\.claude|\.github|\.gitea|\.forgejo|\.gitlab-ci\.yml|\.circleci|\.woodpecker(\.ya?ml)?|jenkinsfile|\.pre-commit-config\.ya?ml|\.?lefthook\.ya?ml|\.vscode|\.idea|\.cursor\w*|\.husky|\.devcontainer|\.gitattributes|\.gitmodules|\.mcp\.json|(claude(\.local)?|agents|gemini)\.md)$/u;
 
 /**
  * A name as the laxest file system takes it (letter case, invisible characters, full width, dots and spaces at its end), without the marks
@@ -60,7 +60,7 @@ const fold = (part: string): string =>
 /** The kind of a path within the folder, by its name alone; `/` or `\` between its parts. */
 export function pathKind(path: string): PathKind {
   // Line breaks and marks that turn the direction of writing could make the question show something else.
-  if (/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u.test(path)) return "odd";
+  if (/[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u.test(path)) return "odd";
   const parts = path.split(/[/\\]/u).map(fold);
   if (parts.some((part) => secretParts.some((pattern) => pattern.test(part)))) return "secret";
   // Git's logs and heads may have addresses with a password in them.

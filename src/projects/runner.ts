@@ -69,7 +69,8 @@ export function commandLine(given: Omit<ShellCommand, "env">, user = homedir()):
     const rules = `(deny file-write*)(allow file-write* ${writable})(deny file-read* file-write* ${hidden})`;
     return [sandbox.program, "-p", `(version 1)(allow default)${rules}${network ? "" : "(deny network*)"}`, ...shell];
   }
-  const own = ["--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-uts"];
+  // Root would keep what it needs to take the mounts off again.
+  const own = "--die-with-parent --new-session --unshare-pid --unshare-ipc --unshare-uts --cap-drop ALL".split(" ");
   const resolver = "/run/systemd/resolve";
   // A later mount lies over an earlier one, as the project may lie under /tmp. /run is emptied, as it holds sockets that lead out.
   const system = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run"];

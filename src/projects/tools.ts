@@ -159,11 +159,11 @@ async function reading(act: Act, input: Look, place: content.Place, root: string
     const sdk = await content.loadSdk();
     const isFile = (await stat(place.absolute)).isFile();
     const body = act === "read" ? sdk.betaReadTool : sdk.betaGrepTool;
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
     const work =
       act === "list" && "pattern" in input
-        ? content.list(place.absolute, input.pattern, globLengthMax)
+        ? content.list(place.absolute, input.pattern, globLengthMax, limit)
         : body({ workdir: root, maxFileBytes: content.fileBytesMax }).run(input, { signal } as never);
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(searchMs)]);
     const stopped = new Promise<never>((_, reject) =>
       limit.addEventListener("abort", () => reject(new Error("it was stopped, or took longer than a minute"))),
     );

@@ -72,10 +72,10 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     async undo(sessionId: string, root: string) {
       const done = { restored: [] as string[], left: [] as string[] };
       for (const kept of rows.lastTurn(sessionId, root)) {
-        const why = await takeBack(kept);
+        const { why, isOver } = await takeBack(kept);
         if (why === null) done.restored.push(kept.path);
         else done.left.push(why);
-        rows.drop(kept);
+        if (isOver) rows.drop(kept);
       }
       await inOrder(prune);
       return done;
@@ -93,20 +93,33 @@ export function createUndo(home: string, rows: KeptRows, clock: Pick<Clock, "now
     },
   };
 
-  /** Restores a file; null when it is done, else the reason why not. */
-  async function takeBack({ root, path, before, after }: Kept): Promise<string | null> {
+  /** Restores a file; `why` is null when it is done, else the reason why not. A write that failed, as on a full disk, can be tried again. */
+  async function takeBack(kept: Kept): Promise<{ readonly why: string | null; readonly isOver: boolean }> {
+    let isOver = true;
     try {
-      const place = await locate(root, path);
-      const present = await readFileText(place);
-      if (typeof present === "string") return present;
-      const now = hashOf(present?.bytes ?? null);
-      // A write that failed has left the file as it was.
-      if (now === hashOf(null) ? before === null : now === before) return null;
-      if (place.path !== path || now !== after) return `${path} was changed since`;
-      await replace(root, place, await bytesOf(before));
-      return null;
+      const write = await toRestore(kept, bytesOf);
+      if (typeof write === "string") return { why: write, isOver };
+      isOver = false;
+      await write?.();
+      return { why: null, isOver: true };
     } catch (error) {
-      return inWords(error, path);
+      return { why: inWords(error, kept.path), isOver };
     }
   }
+}
+
+/** Resolves to the write that restores a file, to null where it is as it was, or to why it cannot be restored. */
+async function toRestore(
+  { root, path, before, after }: Kept,
+  bytesOf: (hash: string | null) => Promise<string> | null,
+) {
+  const place = await locate(root, path);
+  const present = await readFileText(place);
+  if (typeof present === "string") return present;
+  const now = hashOf(present?.bytes ?? null);
+  // A write that failed has left the file as it was.
+  if (now === hashOf(null) ? before === null : now === before) return null;
+  if (place.path !== path || now !== after) return `${path} was changed since`;
+  const text = await bytesOf(before);
+  return () => replace(root, place, text);
 }

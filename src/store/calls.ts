@@ -105,7 +105,6 @@ export function createCalls(db: Database) {
         run`UPDATE calls SET state = 'done', content = ${unknownOutcome}, is_error = 1, changed_at = ${now} WHERE state = 'started'`;
         return interrupted;
       }),
-    prune: (before: Millis): number => run`DELETE FROM calls WHERE state = 'posted' AND changed_at < ${before}`,
   };
 }
 

@@ -103,6 +103,7 @@ export function prune(db: Database, before: Millis): number {
     const inbox = run`DELETE FROM inbox WHERE state = 'done' AND done_at < ${before} AND id < (SELECT max(id) FROM inbox)`;
     const posts = run`DELETE FROM posts WHERE state = 'done' AND created_at < ${before}`;
     const outbox = run`DELETE FROM outbox WHERE done_at < ${before}`;
+    run`DELETE FROM calls WHERE state = 'posted' AND changed_at < ${before}`;
     run`DELETE FROM usage WHERE day < date(${before} / 1000, 'unixepoch', '-1 month') AND session_id NOT IN (SELECT id FROM sessions)`;
     return entries + whole + inbox + posts + outbox;
   });

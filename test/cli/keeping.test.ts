@@ -127,6 +127,17 @@ describe("service", () => {
     expect(stderr.split("\n").filter((line) => line.includes("signalman.service"))).toEqual([]);
   });
 
+  test("the unit lets Claude write into the folders of the projects, and commands run in a sandbox of their own", () => {
+    const plain = systemdUnit(["signalman"], home, true);
+    expect(plain).toContain(`\nReadWritePaths="${home}"\n`);
+    expect(plain).toMatch(/^RestrictNamespaces=yes$/mu);
+    const unit = systemdUnit(["signalman"], home, true, { folders: ["/srv/my garden", "/srv/50%"], isNested: true });
+    expect(unit).toContain(`\nReadWritePaths="${home}" "-/srv/my garden" "-/srv/50%%"\n`);
+    for (const line of ["RestrictNamespaces", "ProtectKernelTunables"])
+      expect(unit).toMatch(new RegExp(`^# ${line}=yes$`, "mu"));
+    expect(unit).not.toContain("@");
+  });
+
   test("on macOS it writes a property list whose words are escaped", async () => {
     const manager = place("darwin");
     expect(await service(manager).install()).toBe(0);

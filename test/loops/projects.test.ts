@@ -1,6 +1,6 @@
 /** Claude works on a folder of this machine: the whole program, over the in-memory Signal and the scripted Claude. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Beat } from "../doubles/world.ts";
@@ -106,6 +106,20 @@ test("what asks at the same time is one message with numbers; what is left of it
   expect(stage.daemon.store.db.get("SELECT content FROM calls WHERE tool = 'local_write'")).toEqual({
     content: expect.stringContaining("roses have a file already"),
   });
+});
+
+test("after /forget what was kept for /undo goes within the hour", async () => {
+  const stage = await open([edit, { say: "The typo is gone." }]);
+  stage.write("fix the typo");
+  await until("the question", () => question(stage) !== undefined);
+  react(stage, "👍");
+  await until("the answer", () => isSaid("The typo is gone."));
+  const kept = (): string[] => readdirSync(join(stage.home, "undo"));
+  expect(kept()).toHaveLength(1);
+  stage.write("/forget");
+  await until("the word", () => isSaid("Forgotten"));
+  await stage.pass(3_600);
+  await until("the end of the file", () => kept().length === 0);
 });
 
 test("a question's time does not run while the machine sleeps, or as its clock is set: a yes after hours of that is a yes", async () => {

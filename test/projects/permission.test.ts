@@ -31,6 +31,21 @@ test.each([
 });
 
 test.each([
+  ["Glob", { pattern: "**/*.ts" }, "free"],
+  ["Glob", { pattern: "/etc/**" }, "never"],
+  ["Glob", { pattern: "src/../../**" }, "never"],
+  ["Glob", { pattern: "~/**" }, "never"],
+  ["Glob", { pattern: "*", path: "~" }, "never"],
+  ["Grep", { pattern: "~/x|/etc" }, "free"],
+  ["Read", { file_path: "~/diary.txt" }, "never"],
+  ["Write", { file_path: "~/.bashrc", content: "x" }, "never"],
+  ["Edit", { file_path: "~root/x", old_string: "a", new_string: "b" }, "never"],
+])("names that the program takes elsewhere, %s of %p", async (tool, input, verdict) => {
+  rig.isGranted.now = true;
+  expect((await rig.question(rig.see(tool, input))).verdict).toBe(verdict as "free");
+});
+
+test.each([
   ["Agent", { description: "look around", prompt: "look" }, "free"],
   ["Task", { description: "look around", prompt: "look" }, "free"],
   ["Agent", { description: "look around", prompt: "look", isolation: "worktree" }, "asks"],

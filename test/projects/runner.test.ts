@@ -196,6 +196,15 @@ describe("a sandbox", () => {
     expect((await inside(command, { network: true })).output).toContain("reached");
   });
 
+  test.skipIf(found.kind !== "bubblewrap")("has no right, for root neither, to take its mounts off again", async () => {
+    writeFileSync(join(rig.home, "config.toml"), "key");
+    const { output } = await inside(
+      `umount '${rig.home}'; mount -o remount,rw,bind /; cat '${rig.home}/config.toml'; grep CapEff /proc/self/status`,
+    );
+    expect(output).not.toContain("key\n");
+    expect(output).toMatch(/^CapEff:\s+0+$/mu);
+  });
+
   test.skipIf(found.kind !== "bubblewrap")("keeps a command from killing what is outside", async () => {
     const { code } = await inside("kill -9 -1; kill -9 1; kill -9 $PPID; sleep 0.1");
     expect(typeof code === "number" || code === null).toBe(true);

@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { applyPatch } from "diff";
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   readFileSync,
@@ -173,6 +174,8 @@ test("where there is git, the diff is git's, also with what a hostile configurat
   git("commit", "-qm", "first");
   git("config", "core.fsmonitor", "touch fsmonitor-ran; false");
   git("config", "diff.external", "touch external-ran; false");
+  const hook = join(rig.root, ".git/hooks/post-index-change");
+  writeFileSync(hook, `#!/bin/sh\ntouch ${rig.root}/hook-ran\n`, { mode: 0o755 });
   put("a.txt", "the owner's\n");
   put("new.txt", "n");
   const patch = await diff();
@@ -180,6 +183,7 @@ test("where there is git, the diff is git's, also with what a hostile configurat
   expect(patch).toContain("-Claude's\n+the owner's\n");
   expect(patch).toEndWith("new: new.txt\n");
   expect(readdirSync(rig.root).sort()).toEqual([".git", "a.txt", "new.txt"]);
+  rmSync(hook);
 
   // Of a repository in this one, too, and filters, which git runs for every file that it compares.
   git("init", "-q", "inner");
@@ -193,4 +197,52 @@ test("where there is git, the diff is git's, also with what a hostile configurat
   writeFileSync(join(rig.root, "a.txt"), "changed again\n");
   expect(await diff()).toStartWith("(git has filters here");
   expect(readdirSync(rig.root).sort()).toEqual([".git", ".gitattributes", "a.txt", "inner", "new.txt"]);
+});
+
+test("what could not be written back is kept, and taken back by the next /undo", async () => {
+  put("a.txt", "old\n");
+  await write("a.txt", "new\n");
+  if (process.getuid?.() !== 0) chmodSync(rig.root, 0o500);
+  else if (spawnSync("chattr", ["+i", rig.root]).status !== 0)
+    return console.warn("skipped: no folder can be made read-only for root here");
+  try {
+    expect(await back()).toEqual({ restored: [], left: [expect.stringContaining("a.txt")] });
+  } finally {
+    if (process.getuid?.() !== 0) chmodSync(rig.root, 0o700);
+    else spawnSync("chattr", ["-i", rig.root]);
+  }
+  expect(await back()).toEqual({ restored: ["a.txt"], left: [] });
+  expect(get("a.txt")).toBe("old\n");
+});
+
+test("git's diff fetches nothing, by no program that the folder names, and shows no other folder", async () => {
+  const diff = () => changesIn(rig.project, "s", rig.deps, new AbortController().signal);
+  const git = (...args: string[]) =>
+    spawnSync("git", ["-c", "user.name=t", "-c", "user.email=t@localhost", ...args], {
+      cwd: rig.root,
+      encoding: "utf8",
+    }).stdout.trim();
+  put("a.txt", "old\n");
+  git("init", "-q");
+  git("add", ".");
+  git("commit", "-qm", "first");
+  const blob = git("rev-parse", "HEAD:a.txt");
+  put("a.txt", "new\n");
+  const elsewhere = join(rig.base, "elsewhere");
+  mkdirSync(elsewhere);
+  writeFileSync(join(elsewhere, "a.txt"), "SECRET\n");
+  git("config", "core.worktree", elsewhere);
+  expect(await diff()).toContain("+new");
+  expect(await diff()).not.toContain("SECRET");
+  for (const [name, value] of [
+    ["core.repositoryformatversion", "1"],
+    ["extensions.partialClone", "origin"],
+    ["remote.origin.promisor", "true"],
+    ["remote.origin.url", rig.base],
+    ["remote.origin.uploadpack", `touch ${rig.root}/fetch-ran; false`],
+  ] as const)
+    git("config", name, value);
+  rmSync(join(rig.root, ".git/objects", blob.slice(0, 2)), { recursive: true });
+  await diff();
+  expect(existsSync(join(rig.root, "fetch-ran"))).toBe(false);
 });
