@@ -16,10 +16,9 @@ import { BridgeError, toFault, type Fault } from "../core/errors.ts";
 import type { Millis, Session } from "../core/model.ts";
 import type { Bridge } from "./bridge.ts";
 import { listLog } from "./elsewhere.ts";
-import { isAsking } from "./posting.ts";
 import { createQueue } from "./queue.ts";
 import { createReader, type Reader } from "./reader.ts";
-import { isEnd, viewOf, waitOf } from "./request.ts";
+import { isAsking, isEnd, viewOf, waitOf } from "./request.ts";
 import type { PostRow } from "../store/posts.ts";
 
 export type FollowLoop = ReturnType<typeof createFollowLoop>;

@@ -10,11 +10,10 @@ import { faultClass, isLastTry } from "../core/backoff.ts";
 import { BridgeError, toFault } from "../core/errors.ts";
 import type { Millis, SessionEvent } from "../core/model.ts";
 import type { PostRow } from "../store/posts.ts";
-import type { Store } from "../store/store.ts";
 import type { Bridge } from "./bridge.ts";
 import { askedSlackMs, isSessionOver, listLog, type Followed } from "./elsewhere.ts";
 import type { Live } from "./live.ts";
-import { build, viewOf } from "./request.ts";
+import { build, isAsking, viewOf } from "./request.ts";
 
 /** The wait before a look at a stopped session, which takes a stop up within a second as a rule. */
 const restMs: Millis = 2_000;
@@ -65,17 +64,6 @@ type Posting = {
 };
 
 const isPrompt = ({ kind }: PostRow): boolean => kind === "prompt";
-
-/**
- * True where Claude waits for an answer that can still come, from a person, a call or a post: it takes no prompt before. Where it took
- * neither the answers nor the stop, the prompt goes out, and `promptBounds.busy` has the end.
- */
-export function isAsking({ log, posts, calls }: Store, sessionId: string): boolean {
-  const { uses, isWaiting } = log.open(sessionId);
-  if (!isWaiting) return false;
-  const called = calls.open(sessionId).map(({ id }) => id);
-  return uses.some(({ id, isAsk }) => isAsk || called.includes(id) || posts.isConfirmed(id));
-}
 
 /** The posts that go out together now; none while a request is under way. */
 export function dueOf(reading: Reading, posts: readonly PostRow[]): readonly PostRow[] {

@@ -12,17 +12,8 @@ import type { PostRow } from "../store/posts.ts";
 import type { Bridge } from "./bridge.ts";
 import { create, finishEnded, isSessionOver, listLog, listPages, lookUp, settleGone } from "./elsewhere.ts";
 import { createLive } from "./live.ts";
-import {
-  dueOf,
-  finishPost,
-  isAsking,
-  isWanted,
-  lookForRest,
-  startPosts,
-  type PostOutcome,
-  type Reading,
-} from "./posting.ts";
-import { isEnd, waitOf } from "./request.ts";
+import { dueOf, finishPost, isWanted, lookForRest, startPosts, type PostOutcome, type Reading } from "./posting.ts";
+import { isAsking, isEnd, waitOf } from "./request.ts";
 import { untilWritten } from "./queue.ts";
 
 /** The echo with our prompt's entry id waits this long for entries that share its commit: a crash before finds the prompt by its text. */

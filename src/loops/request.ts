@@ -1,4 +1,4 @@
-/** Builds the request of a post, and the view of its session, for whichever line it goes to. */
+/** Builds the request of a post, and the view of its session, for whichever line it goes to; and says whether a session waits for an answer. */
 import type { Request, SessionView } from "../claude/line.ts";
 import type { Change } from "../core/changes.ts";
 import { BridgeError } from "../core/errors.ts";
@@ -11,6 +11,7 @@ import { timeLine } from "../core/when.ts";
 import { isFromOwner } from "../store/allowed.ts";
 import { namesIn } from "../store/names.ts";
 import type { PostRow } from "../store/posts.ts";
+import type { Store } from "../store/store.ts";
 import type { Bridge } from "./bridge.ts";
 
 /**
@@ -137,4 +138,15 @@ async function buildPrompt(
   const prompt = promptText(envelope, account, longText, namesIn(store.settings));
   const text = [written, prompt, ...said].filter((line) => line !== "").join("\n");
   return { kind: "prompt", text, files };
+}
+
+/**
+ * True where Claude waits for an answer that can still come, from a person, a call or a post: it takes no prompt before. Where it took
+ * neither the answers nor the stop, the prompt goes out, and `promptBounds.busy` has the end.
+ */
+export function isAsking({ log, posts, calls }: Store, sessionId: string): boolean {
+  const { uses, isWaiting } = log.open(sessionId);
+  if (!isWaiting) return false;
+  const called = calls.open(sessionId).map(({ id }) => id);
+  return uses.some(({ id, isAsk }) => isAsk || called.includes(id) || posts.isConfirmed(id));
 }
